@@ -1,0 +1,141 @@
+"""Compiled pieces that several victims share.
+
+Importing this module loads numba; compiling happens at the first call of each kernel and is cached
+on disk. Every kernel here works on one poison set, releases the GIL and allocates nothing, so that
+`parallel.over_sets` can run one per thread.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from recattack_gym.victims.schedule import MAX_TRIES, NEGATIVE
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def compiled(function: F) -> F:
+    """Compile with numba: nogil, cached, vectorisable float arithmetic, NumPy division.
+
+    NumPy's division rules matter: Python's zero-division check stops the vectoriser.
+    """
+    decorate = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+    return cast(F, decorate(function))
+
+
+@compiled
+def mix_word(z: np.uint64) -> np.uint64:
+    """Scramble one 64-bit word; the scalar twin of `core.random.mix`."""
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@compiled
+def stream_key(seed: int, stream: int) -> np.uint64:
+    """Return the key of one stream; `draw_below` wants it."""
+    return mix_word(np.uint64(seed) + np.uint64(stream) * _GOLDEN)
+
+
+@compiled
+def draw_below(key: np.uint64, counter: int, below: int) -> np.int64:
+    """Draw one integer in `[0, below)`; the scalar twin of `core.random.counter_integers`."""
+    word = mix_word(key + (np.uint64(counter) + np.uint64(1)) * _GOLDEN) >> np.uint64(32)
+    return np.int64((word * np.uint64(below)) >> np.uint64(32))
+
+
+@compiled
+def fill_examples(
+    clicks: NDArray[np.int32],
+    schedule_items: NDArray[np.int32],
+    schedule_negatives: NDArray[np.int32],
+    profile: NDArray[np.int64],
+    seed: int,
+    n_items: int,
+    items: NDArray[np.int32],
+    negatives: NDArray[np.int32],
+) -> None:
+    """Fill in one poison set; the compiled twin of `UpdateSchedule.examples`.
+
+    Args:
+        clicks: Shape `(S,)`, of the schedule, as the next two.
+        schedule_items: Shape `(S,)`.
+        schedule_negatives: Shape `(S, n_negatives)`.
+        profile: Shape `(N, T)`.
+        seed: The schedule's.
+        n_items: The schedule's.
+        items: Written, shape `(S,)`.
+        negatives: Written, shape `(S, n_negatives)`.
+    """
+    profile_size = profile.shape[1]
+    n_negatives = schedule_negatives.shape[1]
+    key = stream_key(seed, NEGATIVE)
+    for s in range(len(clicks)):
+        click = clicks[s]
+        if click < 0:
+            items[s] = schedule_items[s]
+            for j in range(n_negatives):
+                negatives[s, j] = schedule_negatives[s, j]
+            continue
+        own = profile[click // profile_size]
+        items[s] = own[click % profile_size]
+        for j in range(n_negatives):
+            place = (s * n_negatives + j) * MAX_TRIES
+            drawn = np.int64(-1)
+            for attempt in range(MAX_TRIES):
+                drawn = draw_below(key, place + attempt, n_items)
+                is_positive = False
+                for t in range(profile_size):
+                    if own[t] == drawn:
+                        is_positive = True
+                        break
+                if not is_positive:
+                    break
+            negatives[s, j] = drawn
+
+
+@compiled
+def adam_rows(
+    weights: NDArray[np.float32],
+    gradient: NDArray[np.float32],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    n: int,
+    learning_rate: float,
+    step: int,
+) -> None:
+    """Take one Adam step on the first `n` numbers of flat arrays and clear their gradient.
+
+    Kingma & Ba, ICLR 2015, Algorithm 1, betas (0.9, 0.999), epsilon 1e-8, in the form of
+    `torch.optim.Adam`. A row that has never had a gradient does not move under Adam, so running over
+    the rows touched so far (a prefix, if rows are numbered by first touch) equals the dense update.
+
+    Args:
+        weights: Changed in place; the next three likewise.
+        gradient: Set to zero afterwards.
+        first: First moment.
+        second: Second moment.
+        n: Numbers, not rows.
+        learning_rate: Step size.
+        step: Counts from 1.
+    """
+    beta1, beta2 = np.float32(0.9), np.float32(0.999)
+    rest1, rest2 = np.float32(0.1), np.float32(0.001)
+    rate = np.float32(learning_rate / (1.0 - 0.9**step))
+    unbias = np.float32(1.0 / np.sqrt(1.0 - 0.999**step))
+    epsilon = np.float32(1e-8)
+    for x in range(n):
+        g = gradient[x]
+        m = beta1 * first[x] + rest1 * g
+        v = beta2 * second[x] + rest2 * g * g
+        first[x] = m
+        second[x] = v
+        weights[x] -= rate * m / (np.sqrt(v) * unbias + epsilon)
+        gradient[x] = np.float32(0.0)
