@@ -8,6 +8,7 @@ from recattack_gym.core.checks import as_choice, as_count
 from recattack_gym.core.errors import ArgumentError
 
 Direction = Literal["push", "nuke"]
+DIRECTIONS: tuple[Direction, ...] = ("push", "nuke")
 
 
 class Knowledge(StrEnum):
@@ -55,7 +56,7 @@ class AttackGoal:
     """`"push"` promotes the target items, `"nuke"` demotes them."""
 
     def __post_init__(self) -> None:
-        as_choice("direction", self.direction, ("push", "nuke"))
+        as_choice("direction", self.direction, DIRECTIONS)
         if not self.target_items:
             raise ArgumentError("target_items must name at least one item, got none")
         for item in self.target_items:

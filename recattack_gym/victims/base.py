@@ -26,6 +26,8 @@ from recattack_gym.victims.ranking import CandidateLists, count_exposure, seen_m
 
 Retrain = Literal["finetune", "full"]
 Backend = Literal["auto", "plain"]
+RETRAINS: tuple[Retrain, ...] = ("finetune", "full")
+BACKENDS: tuple[Backend, ...] = ("auto", "plain")
 State = dict[str, NDArray[np.float32] | NDArray[np.float64] | NDArray[np.int64]]
 
 STATE_VERSION = 1
@@ -279,7 +281,7 @@ class Victim(ABC):
             The M poisoned victims, made one at a time as they are asked for.
         """
         batch = as_profile_batch(profiles, self.log.n_items)
-        as_choice("retrain", retrain, ("finetune", "full"))
+        as_choice("retrain", retrain, RETRAINS)
         return PoisonedBatch(self, batch, draw_seed(as_generator("rng", rng)), retrain)
 
     @final
@@ -314,8 +316,8 @@ class Victim(ABC):
             retrain: See `poison`.
             backend: `"auto"` takes the compiled path where there is one, `"plain"` never does.
         """
-        as_choice("retrain", retrain, ("finetune", "full"))
-        as_choice("backend", backend, ("auto", "plain"))
+        as_choice("retrain", retrain, RETRAINS)
+        as_choice("backend", backend, BACKENDS)
         if backend == "auto" and (retrain == "finetune" or self.is_incremental):
             engine = self._compiled_engine(lists)
             if engine is not None:
