@@ -13,16 +13,19 @@ from recattack_gym.victims.base import (
     VictimConfig,
 )
 from recattack_gym.victims.itempop import ItemPop
+from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.ranking import CandidateLists
 
 VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
     {
         "ItemPop": ItemPop,
+        "NGCF": NGCF,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
 
 __all__ = [
+    "NGCF",
     "VICTIMS",
     "CandidateLists",
     "ExposureEngine",
