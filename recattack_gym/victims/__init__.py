@@ -12,25 +12,34 @@ from recattack_gym.victims.base import (
     Victim,
     VictimConfig,
 )
+from recattack_gym.victims.bpr import BPR
+from recattack_gym.victims.covisitation import CoVisitation
 from recattack_gym.victims.itempop import ItemPop
 from recattack_gym.victims.ngcf import NGCF
+from recattack_gym.victims.pmf import PMF
 from recattack_gym.victims.ranking import CandidateLists
 
 VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
     {
         "ItemPop": ItemPop,
+        "CoVisitation": CoVisitation,
+        "PMF": PMF,
+        "BPR": BPR,
         "NGCF": NGCF,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
 
 __all__ = [
+    "BPR",
     "NGCF",
     "VICTIMS",
     "CandidateLists",
+    "CoVisitation",
     "ExposureEngine",
     "GradientConfig",
     "ItemPop",
+    "PMF",
     "PlainEngine",
     "PoisonedBatch",
     "Retrain",

@@ -1,0 +1,114 @@
+"""BPR: matrix factorisation trained to rank a clicked item above one that was not clicked."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recattack_gym.core.checks import as_real
+from recattack_gym.core.interactions import Interactions
+from recattack_gym.core.random import draw_seed
+from recattack_gym.victims.base import GradientConfig, State, Victim
+from recattack_gym.victims.factors import Factors
+from recattack_gym.victims.schedule import make_schedule
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BPRConfig(GradientConfig):
+    """Settings of BPR; clean training takes one example at a time, so `batch_size` has no effect."""
+
+    epochs: int = 60
+    """Passes over the log in clean training and in `retrain="full"`."""
+    learning_rate: float = 0.05
+    """Step size of stochastic gradient descent in clean training."""
+    reg: float = 0.01
+    """L2 penalty on the rows of each example, bias included (the paper's lambda)."""
+    initial_scale: float = 0.1
+    """Standard deviation of untrained factors."""
+
+    def __post_init__(self) -> None:
+        super(BPRConfig, self).__post_init__()  # slots: the class is made twice, so no bare super()
+        as_real("initial_scale", self.initial_scale, above=0.0)
+
+
+class BPR(Victim):
+    """Factorise users and items so that clicked items score above others, with an item bias.
+
+    Rendle, Freudenthaler, Gantner, Schmidt-Thieme, "BPR: Bayesian Personalized Ranking from Implicit
+    Feedback", UAI 2009: maximise `sum log sigmoid(x_ui - x_uj) - reg |parameters|^2` over clicks
+    (u, i) and sampled items j that u has not clicked (section 4, LearnBPR), with
+    `x_ui = p_u . q_i + b_i`.
+
+    Differs from the paper: every click is visited once per epoch, in random order, where the paper
+    draws clicks with replacement; an item bias, as usual since; fine-tuning uses minibatches and Adam.
+    """
+
+    name = "BPR"
+    config_class = BPRConfig
+    config: BPRConfig
+
+    def _fit(self, log: Interactions, rng: np.random.Generator) -> None:
+        from recattack_gym.victims.mf_kernel import fit_bpr
+
+        config = self.config
+        seed = draw_seed(rng)
+        self._factors = Factors.draw(log, config.embedding_size, config.initial_scale, rng)
+        fit_bpr(
+            self._factors,
+            log,
+            n_negative_items=self._n_genuine_negatives,
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            reg=config.reg,
+            seed=seed,
+        )
+
+    @property
+    def _n_genuine_negatives(self) -> int:
+        return self.log.n_items if self.config.new_items_as_negatives else self.n_original_items
+
+    def _score(
+        self, user_ids: NDArray[np.int64], item_ids: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        return self._factors.score(user_ids, item_ids)
+
+    def _finetune(self, log: Interactions, profile: NDArray[np.int64], seed: int) -> None:
+        import torch
+        from torch.nn.functional import softplus
+
+        config = self.config
+        schedule = make_schedule(
+            log,
+            (profile.shape[0], profile.shape[1]),
+            seed=seed,
+            epochs=config.finetune_epochs,
+            replay=config.finetune_replay,
+            batch_size=config.finetune_batch_size,
+            n_negatives=1,
+            n_genuine_negatives=self._n_genuine_negatives,
+        )
+        self._factors.add_fake_users(len(profile), seed, config.initial_scale)
+        user_ids, item_ids, negatives = (
+            torch.as_tensor(ids, device=self.device) for ids in schedule.examples(profile)
+        )
+        users, items, bias = (
+            torch.as_tensor(array, device=self.device).requires_grad_()
+            for array in (self._factors.users, self._factors.items, self._factors.bias)
+        )
+        optimiser = torch.optim.Adam([users, items, bias], lr=config.finetune_learning_rate)
+        for start, end in zip(schedule.batch_indptr[:-1], schedule.batch_indptr[1:], strict=True):
+            user, item, other = user_ids[start:end], item_ids[start:end], negatives[start:end, 0]
+            p, q, r = users[user], items[item], items[other]
+            margin = (p * (q - r)).sum(dim=1) + bias[item] - bias[other]
+            norms = (p**2 + q**2 + r**2).sum(dim=1) + bias[item] ** 2 + bias[other] ** 2
+            loss = (softplus(-margin) + 0.5 * config.reg * norms).mean()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+            optimiser.step()
+        self._factors = Factors(*(x.detach().cpu().numpy() for x in (users, items, bias)))
+
+    def _state(self) -> State:
+        return self._factors.as_state()
+
+    def _set_state(self, state: State) -> None:
+        self._factors = Factors.from_state(state, self.log.n_items, self.config.embedding_size)
