@@ -407,7 +407,7 @@ class Victim(ABC):
         """Take over arrays that `_state` returned; this object may keep and change them.
 
         Raises:
-            ArtifactError: If an array is missing or has the wrong shape.
+            ArtifactError: If an array is missing or has the wrong shape (see `state_array`).
         """
 
     def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine | None:  # noqa: ARG002
@@ -464,6 +464,34 @@ class PlainEngine:
                 for profile in profiles
             ]
         )
+
+
+def state_array(
+    state: State, name: str, shape: tuple[int | None, ...]
+) -> NDArray[np.float32] | NDArray[np.float64] | NDArray[np.int64]:
+    """Return one array of a state that may come from a file; for `_set_state`.
+
+    Args:
+        state: What `_state` returned once.
+        name: The array's name.
+        shape: The expected shape; `None` stands for any length.
+
+    Raises:
+        ArtifactError: If there is no such array, or it has another shape or is not finite.
+    """
+    if name not in state:
+        raise ArtifactError(f"the saved state has no array {name!r}, only {sorted(state)}")
+    array = state[name]
+    fits = array.ndim == len(shape) and all(
+        want is None or have == want for have, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ArtifactError(
+            f"array {name!r} of the saved state must have shape {shape}, got {array.shape}"
+        )
+    if not (np.issubdtype(array.dtype, np.number) and np.isfinite(array).all()):
+        raise ArtifactError(f"array {name!r} of the saved state must hold finite numbers")
+    return array
 
 
 def _blocks(n_rows: int, width: int) -> Iterator[slice]:

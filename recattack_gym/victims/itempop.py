@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.victims.base import State, Victim, VictimConfig
+from recattack_gym.victims.base import State, Victim, VictimConfig, state_array
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,4 +44,4 @@ class ItemPop(Victim):
         return {"clicks": self._clicks}
 
     def _set_state(self, state: State) -> None:
-        self._clicks = state["clicks"].astype(np.int64)
+        self._clicks = state_array(state, "clicks", (self.log.n_items,)).astype(np.int64)
