@@ -1,4 +1,4 @@
-"""Leave-one-out: which event of each user tests a recommender, which one tunes it, and what it learns from."""
+"""Leave-one-out: which event of a user tests a recommender, which tunes it, what it learns from."""
 
 from dataclasses import dataclass
 from typing import Literal

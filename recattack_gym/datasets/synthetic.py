@@ -91,7 +91,9 @@ class SyntheticConfig:
         return min(self.max_events, self.n_items // 2)
 
 
-def generate(config: SyntheticConfig, rng: np.random.Generator, *, name: str = "synthetic") -> Dataset:
+def generate(
+    config: SyntheticConfig, rng: np.random.Generator, *, name: str = "synthetic"
+) -> Dataset:
     """Draw a log; the same configuration and generator state give the same log.
 
     Args:
@@ -189,11 +191,12 @@ def _draw_sequences(
     order = np.argsort(-n_events, kind="stable")  # the users still clicking come first
     lengths = n_events[order]
     favourites = _draw_favourites(config, catalogue, len(order), rng)
-    history = np.full((len(order), int(lengths[0])), -1, dtype=np.int32)
+    history: NDArray[np.int32] = np.full((len(order), int(lengths[0])), -1, dtype=np.int32)
     for t in range(history.shape[1]):
         n_active = int(np.searchsorted(-lengths, -t, side="left"))
         pending = np.arange(n_active)
-        for attempt in range(config.n_items * MODEL_TRIES):
+        attempt = 0
+        while len(pending):
             if attempt < MODEL_TRIES:
                 last = history[pending, t - 1].astype(np.int64) if t else None
                 places = _draw_places(config, catalogue, favourites[pending], last, rng)
@@ -202,12 +205,11 @@ def _draw_sequences(
             repeated = (history[pending, :t] == places[:, None]).any(axis=1)
             history[pending[~repeated], t] = places[~repeated]
             pending = pending[repeated]
-            if not len(pending):
-                break
+            attempt += 1
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
-    places = history[back]
-    return catalogue.item_at[places[places >= 0]]
+    chosen = history[back]
+    return catalogue.item_at[chosen[chosen >= 0]]
 
 
 def _draw_favourites(
