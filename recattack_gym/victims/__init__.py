@@ -14,6 +14,7 @@ from recattack_gym.victims.base import (
 )
 from recattack_gym.victims.bpr import BPR
 from recattack_gym.victims.covisitation import CoVisitation
+from recattack_gym.victims.gru4rec import GRU4Rec
 from recattack_gym.victims.itempop import ItemPop
 from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.pmf import PMF
@@ -25,6 +26,7 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "CoVisitation": CoVisitation,
         "PMF": PMF,
         "BPR": BPR,
+        "GRU4Rec": GRU4Rec,
         "NGCF": NGCF,
     }
 )
@@ -33,13 +35,14 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
 __all__ = [
     "BPR",
     "NGCF",
+    "PMF",
     "VICTIMS",
     "CandidateLists",
     "CoVisitation",
     "ExposureEngine",
+    "GRU4Rec",
     "GradientConfig",
     "ItemPop",
-    "PMF",
     "PlainEngine",
     "PoisonedBatch",
     "Retrain",
