@@ -22,27 +22,32 @@ class Split:
         validation_items: Shape `(n_users,)`: the last but one item of each user, for choosing
             hyper-parameters; -1 for users who have fewer than three events.
         test_items: Shape `(n_users,)`: the last item of each user, for reporting; -1 likewise.
+        before_test: The training events and the validation events: all that comes before the test
+            items. A sequential ranker that is asked for the test item may see the validation item.
     """
 
     train: Interactions
     validation_items: NDArray[np.int64]
     test_items: NDArray[np.int64]
+    before_test: Interactions
 
     def evaluable(self, which: Literal["validation", "test"]) -> NDArray[np.bool_]:
         """Tell for which users a held-out item says something about a ranker; shape `(n_users,)`.
 
-        A user counts if the held-out item exists and is not among the user's training items, which
-        a ranker never recommends. Where one user can click one item several times (a purchase
-        and its play on Steam), the test item must also differ from the validation item: otherwise
-        hyper-parameters would be chosen on the very answer that is reported.
+        A user counts if the held-out item exists and is not among the user's earlier items, which a
+        ranker never recommends: one user can click one item several times (a purchase and its play
+        on Steam). For the test item the validation item is an earlier item too, also where a ranker
+        learned from `train` alone: otherwise hyper-parameters would be chosen on the answer.
         """
         as_choice("which", which, ("validation", "test"))
-        held_out = self.validation_items if which == "validation" else self.test_items
+        held_out, earlier = (
+            (self.validation_items, self.train)
+            if which == "validation"
+            else (self.test_items, self.before_test)
+        )
         users = np.flatnonzero(held_out >= 0)
         mask = np.zeros(len(held_out), dtype=np.bool_)
-        mask[users] = ~self.train.has(users, held_out[users])
-        if which == "test":
-            mask &= self.test_items != self.validation_items
+        mask[users] = ~earlier.has(users, held_out[users])
         return mask
 
 
@@ -59,6 +64,7 @@ def leave_one_out(log: Interactions) -> Split:
     last = log.indptr[users + 1] - 1
     keep = np.ones(len(log), dtype=np.bool_)
     keep[last] = False
+    before_test = log.select(keep)
     keep[last - 1] = False
     test_items = np.full(log.n_users, -1, dtype=np.int64)
     validation_items = test_items.copy()
@@ -66,4 +72,4 @@ def leave_one_out(log: Interactions) -> Split:
     validation_items[users] = log.item_ids[last - 1]
     test_items.flags.writeable = False
     validation_items.flags.writeable = False
-    return Split(log.select(keep), validation_items, test_items)
+    return Split(log.select(keep), validation_items, test_items, before_test)

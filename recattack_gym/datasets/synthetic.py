@@ -142,7 +142,7 @@ class _Catalogue:
     @classmethod
     def draw(cls, config: SyntheticConfig, rng: np.random.Generator) -> "_Catalogue":
         n_items, n_topics = config.n_items, config.n_topics
-        weights = (np.arange(1, n_items + 1) + config.zipf_shift) ** -config.zipf_exponent
+        weights = (np.arange(1.0, n_items + 1) + config.zipf_shift) ** -config.zipf_exponent
         topic_of_rank = rng.permutation(np.arange(n_items) % n_topics)
         rank_at = np.argsort(topic_of_rank, kind="stable")
         topic_start = np.searchsorted(topic_of_rank[rank_at], np.arange(n_topics + 1))
