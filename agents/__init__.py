@@ -1,0 +1,1 @@
+"""Attackers: they see an environment or an `AttackerView`, never the platform itself."""
