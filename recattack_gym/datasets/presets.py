@@ -20,10 +20,27 @@ def _preset(name: str, size: str, config: SyntheticConfig) -> SyntheticSource:
 
 SMALL = SyntheticConfig()
 STEAM_LIKE = replace(
-    SMALL, n_users=6_506, n_items=5_134, n_events=187_227, min_events=3, n_topics=40
+    SMALL,
+    n_users=6_506,
+    n_items=5_134,
+    n_events=187_227,
+    min_events=3,
+    spread=1.8,
+    zipf_exponent=2.0,
+    zipf_shift=20.0,
+    n_topics=40,
 )
 CLOTHING_LIKE = replace(
-    SMALL, n_users=39_387, n_items=23_033, n_events=278_677, max_events=136, n_topics=150
+    SMALL,
+    n_users=39_387,
+    n_items=23_033,
+    n_events=278_677,
+    max_events=136,
+    spread=1.0,
+    zipf_exponent=0.6,
+    n_topics=150,
+    explore_rate=0.2,
+    follow_rate=0.1,
 )
 LARGE = replace(SMALL, n_users=200_000, n_items=50_000, n_events=4_000_000, n_topics=300)
 

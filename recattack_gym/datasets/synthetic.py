@@ -47,7 +47,7 @@ class SyntheticConfig:
     """Most events of a user (PoisonRec drops users with 1,000 or more); at most half the catalogue."""
     spread: float = 0.8
     """Standard deviation of the logarithm of user activity; 0 makes all users equally active."""
-    zipf_exponent: float = 1.0
+    zipf_exponent: float = 1.5
     """Decay of popularity; 0 makes all items equally popular."""
     zipf_shift: float = 10.0
     """Flattens the head, so that the first item does not take a tenth of all clicks."""
@@ -57,7 +57,7 @@ class SyntheticConfig:
     """Shares of a user's favourite topics; they sum to 1."""
     explore_rate: float = 0.1
     """Share of clicks that follow overall popularity, whatever the user's taste."""
-    follow_rate: float = 0.4
+    follow_rate: float = 0.2
     """Share of clicks that follow the click before."""
     successors: tuple[float, ...] = (0.6, 0.3, 0.1)
     """Probabilities of an item's successors; they sum to 1."""
