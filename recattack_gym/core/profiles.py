@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from recattack_gym.core.attack import AttackBudget
 from recattack_gym.core.checks import as_ids
 from recattack_gym.core.errors import ArgumentError, ArtifactError
-from recattack_gym.core.files import atomic_write
+from recattack_gym.core.files import read_arrays, write_arrays
 
 FORMAT_VERSION = 1
 MAX_ITEM_ID = 2**31
@@ -77,14 +76,10 @@ class FakeProfiles:
     def save(self, path: str | Path) -> None:
         """Write the profiles to an `.npz` file, whole or not at all."""
         header = {"format": FORMAT_VERSION, "content_hash": self.content_hash, **self.header}
-        arrays: dict[str, NDArray[np.int64] | NDArray[np.float64] | NDArray[np.uint8]] = {
-            "item_ids": self.item_ids,
-            "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
-        }
+        arrays: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {"item_ids": self.item_ids}
         if self.ratings is not None:
             arrays["ratings"] = self.ratings
-        with atomic_write(Path(path)) as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # allow_pickle is no array
+        write_arrays(Path(path), header, arrays, compress=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -93,23 +88,16 @@ class FakeProfiles:
         Raises:
             ArtifactError: If the file is missing, damaged, of another version, or altered.
         """
-        try:
-            with np.load(Path(path), allow_pickle=False) as archive:
-                header = json.loads(archive["header"].tobytes().decode())
-                items = archive["item_ids"]
-                ratings = archive["ratings"] if "ratings" in archive else None
-        except FileNotFoundError as error:
-            raise ArtifactError(
-                f"path must be an existing profiles file, got {str(path)!r}"
-            ) from error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ArtifactError(f"{path} is not a readable profiles file: {error}") from error
+        header, arrays = read_arrays(Path(path), "profiles")
         if header.pop("format", None) != FORMAT_VERSION:
             raise ArtifactError(
                 f"{path} has another format version; this is version {FORMAT_VERSION}"
             )
         stored_hash = header.pop("content_hash", None)
-        profiles = cls(items, ratings, header)
+        try:
+            profiles = cls(arrays["item_ids"], arrays.get("ratings"), header)
+        except (KeyError, ArgumentError) as error:
+            raise ArtifactError(f"{path} does not hold fake profiles: {error}") from error
         if profiles.content_hash != stored_hash:
             raise ArtifactError(f"{path} was altered: its content does not match its hash")
         return profiles

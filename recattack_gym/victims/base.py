@@ -5,20 +5,18 @@ that every attack starts from, saving and loading. A victim writes how it is fit
 fine-tuned, and, where it pays, a compiled engine that must agree with those.
 """
 
-import json
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, Self, final
+from typing import ClassVar, Literal, Protocol, Self, cast, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.checks import as_choice, as_count, as_generator, as_ids, as_real
 from recattack_gym.core.errors import ArgumentError, ArtifactError, StateError, UnknownNameError
-from recattack_gym.core.files import atomic_write
+from recattack_gym.core.files import read_arrays, write_arrays
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.profiles import as_profile_batch
 from recattack_gym.core.random import draw_seed
@@ -186,13 +184,14 @@ class Victim(ABC):
         n_new = as_count("n_new_items", n_new_items, at_least=0)
         if len(log) == 0:
             raise ArgumentError("log must have at least one event, got none")
-        if n_new >= log.n_items:
-            raise ArgumentError(f"n_new_items must be < n_items = {log.n_items}, got {n_new}")
-        if n_new and log.item_popularity[-n_new:].any():
-            raise ArgumentError(f"the last n_new_items = {n_new} items must have no event in log")
-        self._fitted_log, self._n_new_items = log, n_new
+        _check_new_items(log, n_new)
         self._fit_seed = draw_seed(as_generator("rng", rng))
-        self._fit(log, np.random.default_rng(self._fit_seed))
+        self._fitted_log, self._n_new_items = log, n_new
+        try:
+            self._fit(log, np.random.default_rng(self._fit_seed))
+        except BaseException:
+            self._fitted_log = None  # half-trained parameters are nobody's
+            raise
         return self
 
     # -- recommending ----------------------------------------------------------------------------
@@ -318,6 +317,12 @@ class Victim(ABC):
         """
         as_choice("retrain", retrain, RETRAINS)
         as_choice("backend", backend, BACKENDS)
+        log = self.log
+        if (lists.n_users, lists.log.n_items) != (log.n_users, log.n_items):
+            raise ArgumentError(
+                f"lists must be made for the log of this {self.name} ({log.n_users} users, "
+                f"{log.n_items} items), got {lists.n_users} users, {lists.log.n_items} items"
+            )
         if backend == "auto" and (retrain == "finetune" or self.is_incremental):
             engine = self._compiled_engine(lists)
             if engine is not None:
@@ -337,9 +342,7 @@ class Victim(ABC):
             "n_new_items": self._n_new_items,
             "fit_seed": self._fit_seed,
         }
-        text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-        with atomic_write(Path(path)) as stream:
-            np.savez(stream, header=text, **self._state())  # type: ignore[arg-type]  # allow_pickle
+        write_arrays(Path(path), header, self._state())
 
     @classmethod
     @final
@@ -354,22 +357,22 @@ class Victim(ABC):
         Raises:
             ArtifactError: If the file is missing, damaged, of another version, victim or log.
         """
-        try:
-            with np.load(Path(path), allow_pickle=False) as archive:
-                header = json.loads(archive["header"].tobytes().decode())
-                state = {name: archive[name] for name in archive.files if name != "header"}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ArtifactError(f"{path} is not a readable victim file: {error}") from error
+        header, state = read_arrays(Path(path), "victim")
         expected = {"format": STATE_VERSION, "victim": cls.name, "log": log.content_hash}
         for key, value in expected.items():
             if header.get(key) != value:
                 raise ArtifactError(
                     f"{path} was saved with {key} {header.get(key)!r}, not {value!r}"
                 )
-        victim = cls(header["config"], device=device)
-        victim._fitted_log = log
-        victim._n_new_items, victim._fit_seed = header["n_new_items"], header["fit_seed"]
-        victim._set_state(state)
+        try:
+            victim = cls(header["config"], device=device)
+            n_new = as_count("n_new_items", header["n_new_items"], at_least=0)
+            fit_seed = as_count("fit_seed", header["fit_seed"], at_least=0)
+            _check_new_items(log, n_new)
+            victim._fitted_log, victim._n_new_items, victim._fit_seed = log, n_new, fit_seed
+            victim._set_state(cast(State, state))
+        except (KeyError, TypeError, ArgumentError, ArtifactError) as error:
+            raise ArtifactError(f"{path} does not hold a {cls.name} victim: {error}") from error
         return victim
 
     # -- what a victim writes --------------------------------------------------------------------
@@ -464,6 +467,13 @@ class PlainEngine:
                 for profile in profiles
             ]
         )
+
+
+def _check_new_items(log: Interactions, n_new: int) -> None:
+    if n_new >= log.n_items:
+        raise ArgumentError(f"n_new_items must be < n_items = {log.n_items}, got {n_new}")
+    if n_new and log.item_popularity[-n_new:].any():
+        raise ArgumentError(f"the last n_new_items = {n_new} items must have no event in log")
 
 
 def state_array(
