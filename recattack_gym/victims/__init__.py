@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from recattack_gym.victims.autorec import AutoRec
 from recattack_gym.victims.base import (
     ExposureEngine,
     GradientConfig,
@@ -28,6 +29,7 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "BPR": BPR,
         "GRU4Rec": GRU4Rec,
         "NGCF": NGCF,
+        "AutoRec": AutoRec,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -37,6 +39,7 @@ __all__ = [
     "NGCF",
     "PMF",
     "VICTIMS",
+    "AutoRec",
     "CandidateLists",
     "CoVisitation",
     "ExposureEngine",
