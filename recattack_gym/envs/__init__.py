@@ -1,0 +1,7 @@
+"""Gymnasium environments over a simulated platform: the attacker is the agent."""
+
+from recattack_gym.envs.poison_env import PoisonEnv
+from recattack_gym.envs.poison_vector_env import PoisonVectorEnv
+from recattack_gym.envs.rewards import REWARDS, Reward
+
+__all__ = ["REWARDS", "PoisonEnv", "PoisonVectorEnv", "Reward"]
