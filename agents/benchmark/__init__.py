@@ -1,0 +1,1 @@
+"""Measure victims, attacks and the simulator; every command prints both sides of a comparison."""

@@ -1,0 +1,26 @@
+"""Where a benchmark gets its log."""
+
+import logging
+
+from recattack_gym.core import DatasetNotFoundError
+from recattack_gym.datasets import Dataset, load
+
+logger = logging.getLogger(__name__)
+
+STAND_INS = {"steam": "synthetic-steam", "amazon-clothing": "synthetic-clothing"}
+"""Generated logs of the same size, for machines without the real one."""
+
+
+def dataset_or_synthetic(name: str, protocol: str | None = None) -> Dataset:
+    """Load a dataset, or a generated log of its size where it is not on this machine.
+
+    Raises:
+        DatasetNotFoundError: If there is no stand-in either.
+    """
+    try:
+        return load(name, protocol=protocol)
+    except DatasetNotFoundError:
+        if name not in STAND_INS:
+            raise
+        logger.warning("%s is not on this machine; measuring on %s instead", name, STAND_INS[name])
+        return load(STAND_INS[name])
