@@ -8,8 +8,9 @@ from types import MappingProxyType
 import numpy as np
 
 from recattack_gym.core.errors import DataError
+from recattack_gym.datasets.download import Download
 from recattack_gym.datasets.records import read_compact, to_log
-from recattack_gym.datasets.source import Counts, Download, FileFormat, FileSource, ParsedLog
+from recattack_gym.datasets.source import Counts, FileFormat, FileSource, ParsedLog
 from recattack_gym.datasets.tables import TextFile
 
 LICENCE = (

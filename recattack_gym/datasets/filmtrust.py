@@ -3,8 +3,9 @@
 from pathlib import Path
 from types import MappingProxyType
 
+from recattack_gym.datasets.download import Download
 from recattack_gym.datasets.records import read_compact, to_log
-from recattack_gym.datasets.source import Counts, Download, FileFormat, FileSource, ParsedLog
+from recattack_gym.datasets.source import Counts, FileFormat, FileSource, ParsedLog
 from recattack_gym.datasets.tables import Layout, TextFile, read_table
 
 

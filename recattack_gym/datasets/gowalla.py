@@ -6,8 +6,9 @@ from types import MappingProxyType
 import numpy as np
 
 from recattack_gym.core.errors import DataError
+from recattack_gym.datasets.download import Download
 from recattack_gym.datasets.records import to_log
-from recattack_gym.datasets.source import Counts, Download, FileFormat, FileSource, ParsedLog
+from recattack_gym.datasets.source import Counts, FileFormat, FileSource, ParsedLog
 from recattack_gym.datasets.tables import Layout, TextFile, read_table
 
 ADDRESS = "https://raw.githubusercontent.com/gusye1234/LightGCN-PyTorch/master/data/gowalla/"

@@ -5,8 +5,9 @@ from types import MappingProxyType
 
 import numpy as np
 
+from recattack_gym.datasets.download import Download
 from recattack_gym.datasets.records import read_compact, to_log
-from recattack_gym.datasets.source import Counts, Download, FileFormat, FileSource, ParsedLog
+from recattack_gym.datasets.source import Counts, FileFormat, FileSource, ParsedLog
 from recattack_gym.datasets.tables import Layout, TextFile, read_table
 
 LICENCE = (

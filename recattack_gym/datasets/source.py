@@ -1,5 +1,6 @@
 """Where a named dataset comes from, which files hold it, and how it is found on this machine."""
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -11,8 +12,10 @@ import numpy as np
 from recattack_gym.core.errors import ArgumentError, DataError, DatasetNotFoundError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.datasets.dataset import Dataset
+from recattack_gym.datasets.download import Download
 from recattack_gym.datasets.synthetic import SyntheticConfig, generate
 
+_LOGGER = logging.getLogger(__name__)
 ENVIRONMENT_VARIABLE = "RECATTACK_DATA"
 POISONREC_MIN_EVENTS, POISONREC_BELOW_EVENTS = 3, 1000
 
@@ -58,22 +61,6 @@ class FileFormat:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Download:
-    """A file that the publisher offers at a plain address."""
-
-    url: str
-    """Address."""
-    file: str
-    """Name to save it under; the last part of its path in `FileFormat.files`."""
-    known_hash: str | None = None
-    """`"sha256:..."` or `"md5:..."`; `None` where nobody published one: then the counts decide."""
-    timeout: tuple[float, float] = (5.0, 20.0)
-    """Seconds to wait for the connection, and for the next bytes."""
-    pauses: tuple[float, ...] = (1.0, 3.0)
-    """Seconds before each further attempt."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Source(ABC):
     """A dataset that has a name."""
 
@@ -95,6 +82,14 @@ class Source(ABC):
     @abstractmethod
     def locate(self, data_dir: str | Path | None = None) -> Path | None:
         """Return the file that `load` would read without downloading, or `None`."""
+
+    @abstractmethod
+    def fetch(self) -> Path | None:
+        """Download the dataset into the user cache unless it is there; return its first file.
+
+        Raises:
+            DatasetNotFoundError: If the publisher offers no plain address, or it cannot be reached.
+        """
 
     def _check_protocol(self, protocol: str | None) -> None:
         if protocol not in self.counts:
@@ -123,6 +118,10 @@ class SyntheticSource(Source):
         """Return `None`: there is no file."""
         return None
 
+    def fetch(self) -> Path | None:
+        """Return `None`: there is nothing to download."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileSource(Source):
@@ -141,20 +140,14 @@ class FileSource(Source):
         """Find, else download, and parse the dataset; then check its size."""
         self._check_protocol(protocol)
         found = self._find(data_dir)
-        if found is None:
-            self.fetch()
-            found = self._find(data_dir)
-        if found is None:
-            raise self._not_found(data_dir)
-        path, file_format = found
-        parsed = file_format.read(path, protocol)
-        parsed = poisonrec_protocol(parsed) if protocol == "poisonrec" else parsed
-        counts = Counts.of(parsed.log)
-        if counts != self.counts[protocol]:
-            raise DataError(
-                f"{path} has {counts}; {self.name} must have {self.counts[protocol]}: "
-                "the file is cut off, altered or another edition"
-            )
+        path, file_format = found or (self.fetch(), self.formats[0])
+        try:
+            parsed = self._read(path, file_format, protocol)
+        except DataError:
+            if found is None:
+                for download in self.downloads:
+                    path.with_name(download.file).unlink(missing_ok=True)
+            raise
         return Dataset(
             name=self.name,
             log=parsed.log,
@@ -171,24 +164,55 @@ class FileSource(Source):
         found = self._find(data_dir)
         return found[0] if found else None
 
-    def fetch(self) -> None:
-        """Download the dataset into the user cache, where the publisher offers plain addresses."""
+    def fetch(self) -> Path:
+        """Download the dataset into the user cache unless it is there; return its first file."""
+        if not self.downloads:
+            raise self._not_found("The publisher offers no plain address to download it from.")
+        folder = cache_folder() / self.name
+        if not all(download.is_at(folder / download.file) for download in self.downloads):
+            _LOGGER.warning("Downloading %s. Terms of use: %s", self.name, self.licence)
+        try:
+            for download in self.downloads:
+                download.fetch(folder)
+        except DataError as error:
+            raise self._not_found(f"{error}.") from error
+        return folder / self.formats[0].files[0]
+
+    def _read(self, path: Path, file_format: FileFormat, protocol: str | None) -> ParsedLog:
+        parsed = file_format.read(path, protocol)
+        parsed = poisonrec_protocol(parsed) if protocol == "poisonrec" else parsed
+        counts = Counts.of(parsed.log)
+        if counts != self.counts[protocol]:
+            raise DataError(
+                f"{path} has {counts}; {self.name} must have {self.counts[protocol]}: "
+                "the file is cut off, altered or another edition; get it again"
+            )
+        return parsed
 
     def _find(self, data_dir: str | Path | None) -> tuple[Path, FileFormat] | None:
         for base in search_path(data_dir):
             for file_format in self.formats:
                 for folder in (base / self.name, base / self.folder, base):
                     if all((folder / file).is_file() for file in file_format.files):
+                        if base == cache_folder() and not self._is_intact(folder, file_format):
+                            continue
                         return folder / file_format.files[0], file_format
         return None
 
-    def _not_found(self, data_dir: str | Path | None) -> DatasetNotFoundError:
+    def _is_intact(self, folder: Path, file_format: FileFormat) -> bool:
+        """Tell whether cached files still are what was downloaded; files of other formats pass."""
+        return file_format is not self.formats[0] or all(
+            download.is_at(folder / download.file) for download in self.downloads
+        )
+
+    def _not_found(self, reason: str) -> DatasetNotFoundError:
         wanted = " or ".join(" and ".join(entry.files) for entry in self.formats)
-        looked = ", ".join(str(base) for base in search_path(data_dir))
+        value = os.environ.get(ENVIRONMENT_VARIABLE)
+        set_to = f" (now {value!r})" if value else ""
         return DatasetNotFoundError(
-            f"dataset {self.name!r} is not on this machine. Get {wanted} from {self.homepage} and put it "
-            f"into {cache_folder() / self.name}, or name the folder that has it with data_dir or the "
-            f"environment variable {ENVIRONMENT_VARIABLE}. Looked in: {looked}."
+            f"dataset {self.name!r} is not on this machine. {reason} Get {wanted} from {self.homepage} "
+            f"and put it into {cache_folder() / self.name}, or into a folder that the argument data_dir "
+            f"or the environment variable {ENVIRONMENT_VARIABLE}{set_to} names."
         )
 
 
