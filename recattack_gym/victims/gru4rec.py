@@ -17,7 +17,8 @@ from recattack_gym.core.random import (
     draw_seed,
     torch_generator,
 )
-from recattack_gym.victims.base import GradientConfig, State, Victim
+from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim
+from recattack_gym.victims.ranking import CandidateLists
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,9 @@ OFFSET, SESSION_ORDER, SESSION_REPLAY, SESSION_NEGATIVE = 16, 17, 18, 19
 
 _SCORED_AT_ONCE = 1024
 """Users whose histories are unrolled together when scoring."""
+
+_RECURRENT = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+"""What torch calls the parts of a recurrent layer."""
 
 _INITIAL_SCALE = 0.1
 """Standard deviation of untrained item vectors."""
@@ -202,6 +206,31 @@ class GRU4Rec(Victim):
             probability=self._negative_probability(log),
         )
 
+    def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine | None:
+        if lists.item_ids is None or self.device != "cpu":
+            return None
+        from recattack_gym.victims.gru4rec_kernel import (
+            GRU4RecEngine,
+            Parameters,
+            Recurrent,
+            Rows,
+            make_contest,
+        )
+
+        state = self._state()
+        clean = Parameters(
+            Recurrent(*(_float32(state[f"{name}_l0"]) for name in _RECURRENT)),
+            Rows(_float32(state["items"]), _float32(state["bias"])),
+        )
+        scores = self.score(np.arange(lists.n_users), lists.item_ids)
+        return GRU4RecEngine(
+            clean,
+            make_contest(lists, scores, self.config.max_length),
+            lambda shape, seed: self._schedule(lists.log, shape, seed),
+            learning_rate=self.config.finetune_learning_rate,
+            reg=self.config.reg,
+        )
+
     def _negative_probability(self, log: Interactions) -> NDArray[np.float64]:
         weight = (1.0 + log.item_popularity) ** self.config.sample_alpha
         if not self.config.new_items_as_negatives:
@@ -363,6 +392,10 @@ def _padded(
     return np.where(columns < lengths[:, None], item_ids[places], -1)
 
 
+def _float32(array: NDArray[np.float32 | np.float64 | np.int64]) -> NDArray[np.float32]:
+    return np.array(array, dtype=np.float32, order="C")
+
+
 def _draw_negatives(
     probability: NDArray[np.float64], n_negatives: int, seed: int, step: int
 ) -> NDArray[np.int64]:
@@ -455,14 +488,12 @@ def _loss(
     is_click = sessions >= 0  # (B, W)
     targets = sessions[is_click]  # (clicks,)
     clicks = torch.nn.functional.embedding(sessions.clamp(min=0), net.items)  # (B, W, d)
-    states = torch.zeros_like(clicks)
-    if sessions.shape[1] > 1:
-        inputs = clicks[:, :-1]
-        if dropout:
-            kept = torch.rand(inputs.shape, generator=generator) >= dropout
-            inputs = inputs * kept.to(inputs.device) / (1.0 - dropout)
-        steps, _ = net.gru(inputs)
-        states = torch.cat([states[:, :1], steps], dim=1)
+    inputs = clicks[:, : max(sessions.shape[1] - 1, 1)]
+    if dropout:
+        kept = torch.rand(inputs.shape, generator=generator) >= dropout
+        inputs = inputs * kept.to(inputs.device) / (1.0 - dropout)
+    steps, _ = net.gru(inputs)
+    states = torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1)[:, : sessions.shape[1]]
     states = states[is_click]  # (clicks, d)
     own = (states * clicks[is_click]).sum(1) + net.bias[targets]
     others = states @ net.items[negatives].T + (net.bias + log_weight)[negatives]

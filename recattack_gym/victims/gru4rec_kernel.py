@@ -1,0 +1,794 @@
+"""Compiled fine-tuning and evaluation of GRU4Rec; the fast twin of `GRU4Rec._finetune` + ranking.
+
+A poisoned set moves the recurrent weights, so every user's state has to be computed again, and nothing
+of it can be shared by sets. What is saved: item vectors are multiplied by the input weights once per item
+instead of once per click; users sorted by length need no padding; the first click needs no product, since
+the state before it is zero; the gates are one pass of rational functions; candidates are compared in
+the order of their clean scores until `k` of them beat the best target. Training moves the recurrent
+weights and the rows of clicked and sampled items only, which is what a dense Adam would do.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recattack_gym.core.errors import ArgumentError
+from recattack_gym.victims.kernels import adam_rows, compiled
+from recattack_gym.victims.parallel import over_sets
+from recattack_gym.victims.ranking import CandidateLists
+
+if TYPE_CHECKING:
+    from recattack_gym.victims.gru4rec import SessionSchedule
+
+_USERS_AT_ONCE = 128
+"""Users whose states advance together in evaluation."""
+
+
+class Recurrent(NamedTuple):
+    """The recurrent weights, gates in the order reset, update, new; float32, C order."""
+
+    w_in: NDArray[np.float32]
+    """Shape `(3 d, d)`."""
+    w_state: NDArray[np.float32]
+    """Shape `(3 d, d)`."""
+    b_in: NDArray[np.float32]
+    """Shape `(3 d,)`."""
+    b_state: NDArray[np.float32]
+    """Shape `(3 d,)`."""
+
+
+class Rows(NamedTuple):
+    """Touched items' parameters, numbered by first touch."""
+
+    vectors: NDArray[np.float32]
+    """Shape `(R, d)`."""
+    bias: NDArray[np.float32]
+    """Shape `(R,)`."""
+
+
+class Parameters(NamedTuple):
+    """What is trained, or arrays of the same shapes (gradient, moments)."""
+
+    recurrent: Recurrent
+    rows: Rows
+
+
+class Sessions(NamedTuple):
+    """A `SessionSchedule` in compact types."""
+
+    clicks: NDArray[np.int32]
+    indptr: NDArray[np.int64]
+    batch_indptr: NDArray[np.int64]
+    negatives: NDArray[np.int32]
+    log_weight: NDArray[np.float32]
+
+
+class Contest(NamedTuple):
+    """What is ranked, users sorted by history length, longest first."""
+
+    history: NDArray[np.int32]
+    """Shape `(U, max_length)`: the items read, oldest first."""
+    lengths: NDArray[np.int64]
+    """Shape `(U,)`."""
+    candidates: NDArray[np.int32]
+    """Shape `(U, C)`: best first by the clean victim."""
+    eligible: NDArray[np.bool_]
+    """Shape `(U, n_targets)`."""
+    targets: NDArray[np.int64]
+    """Shape `(n_targets,)`."""
+    k: int
+
+
+class Tape(NamedTuple):
+    """What one training step remembers of its S clicks, packed step by step, longest session first."""
+
+    rows: NDArray[np.int64]
+    """Shape `(S,)`: which touched item each click is on."""
+    offset: NDArray[np.int64]
+    """Shape `(longest session + 1,)`: the clicks at step `t` are `offset[t]:offset[t + 1]`."""
+    clicks: NDArray[np.float32]
+    """Shape `(S, d)`: their vectors."""
+    states: NDArray[np.float32]
+    """Shape `(S, d)`: the state before each click."""
+    from_click: NDArray[np.float32]
+    """Shape `(S, 3 d)`: input part of the gates; on the way back, its gradient."""
+    from_state: NDArray[np.float32]
+    """Shape `(S, 3 d)`: recurrent part of the gates; on the way back, its gradient."""
+    gates: NDArray[np.float32]
+    """Shape `(S, 3 d)`: reset, update and new."""
+    product: NDArray[np.float32]
+    """Shape `(S, d)`: what a product is written to before it is added."""
+    d_states: NDArray[np.float32]
+    """Shape `(S, d)`."""
+    d_clicks: NDArray[np.float32]
+    """Shape `(S, d)`."""
+    d_own: NDArray[np.float32]
+    """Shape `(S,)`: gradient in the score of the clicked item."""
+    scores: NDArray[np.float32]
+    """Shape `(S, n_negatives)`."""
+    others: NDArray[np.float32]
+    """Shape `(n_negatives, d)`: vectors of the sampled items."""
+    d_others: NDArray[np.float32]
+    """Shape `(n_negatives, d)`."""
+    other_bias: NDArray[np.float32]
+    """Shape `(n_negatives,)`: bias and weight of the sampled items; on the way back, a gradient."""
+
+
+class Workspace(NamedTuple):
+    """Buffers of one thread."""
+
+    current: Parameters
+    gradient: Parameters
+    first: Parameters
+    second: Parameters
+    tape: Tape
+    touched: NDArray[np.int64]
+    """Shape `(R,)`: item ids by row number."""
+    row_of: NDArray[np.int32]
+    """Shape `(n_items,)`: the inverse, -1 where untouched."""
+    click_rows: NDArray[np.int32]
+    """Shape of `Sessions.clicks`."""
+    negative_rows: NDArray[np.int32]
+    """Shape of `Sessions.negatives`."""
+    n_rows: NDArray[np.int64]
+    """Shape `(n_batches,)`: rows touched by the end of each batch."""
+
+
+class Table(NamedTuple):
+    """All items of one thread's poisoned victim; equal to the clean ones between sets."""
+
+    vectors: NDArray[np.float32]
+    """Shape `(n_items, d)`."""
+    bias: NDArray[np.float32]
+    """Shape `(n_items,)`."""
+    projected: NDArray[np.float32]
+    """Shape `(n_items, 3 d)`: vectors times the input weights, with the biases that may be added early."""
+    states: NDArray[np.float32]
+    """Shape `(users at once, d)`."""
+    from_state: NDArray[np.float32]
+    """Shape `(users at once, 3 d)`."""
+
+
+@compiled
+def _exp(x: np.float32) -> np.float32:
+    """Return e to the `x`, up to rounding, for `x` in [-87, 87]; unlike `np.exp`, loops over it vectorise.
+
+    `x = k ln 2 + r` with whole `k`; e to the `r` by its series, 2 to the `k` by writing the exponent.
+    """
+    k = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    r = x - k * np.float32(0.693145751953125)
+    r -= k * np.float32(1.4286068203094172e-06)
+    y = np.float32(1.0 / 5040.0)
+    y = y * r + np.float32(1.0 / 720.0)
+    y = y * r + np.float32(1.0 / 120.0)
+    y = y * r + np.float32(1.0 / 24.0)
+    y = y * r + np.float32(1.0 / 6.0)
+    y = y * r + np.float32(0.5)
+    y = y * r + np.float32(1.0)
+    y = y * r + np.float32(1.0)
+    power = np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return np.float32(y * power)
+
+
+@compiled
+def _sigmoid(x: np.float32) -> np.float32:
+    bound = np.float32(87.0)
+    return np.float32(1.0) / (np.float32(1.0) + _exp(min(max(-x, -bound), bound)))
+
+
+@compiled
+def _tanh(x: np.float32) -> np.float32:
+    return np.float32(2.0) * _sigmoid(np.float32(2.0) * x) - np.float32(1.0)
+
+
+@compiled
+def _advance(
+    from_click: NDArray[np.float32],
+    from_state: NDArray[np.float32],
+    b_new: NDArray[np.float32],
+    state: NDArray[np.float32],
+) -> None:
+    """Advance one state, shape `(d,)`, by one click.
+
+    Args:
+        from_click: Input part of the gates with all biases but `b_new`, shape `(3 d,)`.
+        from_state: Recurrent part without biases, shape `(3 d,)`.
+        b_new: Recurrent bias of the new gate, shape `(d,)`, which the reset gate scales.
+        state: Before the click; written.
+    """
+    d = len(state)
+    for j in range(d):
+        reset = _sigmoid(from_click[j] + from_state[j])
+        update = _sigmoid(from_click[d + j] + from_state[d + j])
+        new = _tanh(from_click[2 * d + j] + reset * (from_state[2 * d + j] + b_new[j]))
+        state[j] = new + update * (state[j] - new)
+
+
+# -- fine-tuning -----------------------------------------------------------------------------------
+
+
+@compiled
+def finetune(
+    sessions: Sessions,
+    profile: NDArray[np.int64],
+    clean: Parameters,
+    work: Workspace,
+    learning_rate: float,
+    reg: float,
+) -> int:
+    """Train `work.current` on one poison set, from the clean parameters.
+
+    Args:
+        sessions: The schedule.
+        profile: Shape `(N, T)`.
+        clean: All parameters, rows numbered by item; unchanged.
+        work: Changed.
+        learning_rate: Adam's.
+        reg: L2 penalty on the vectors of a batch's clicks.
+
+    Returns:
+        How many items' rows were touched: `work.touched[:n]` and the first rows of `work.current.rows`.
+    """
+    n = _number_rows(sessions, profile, work)
+    for row in range(n):
+        item = work.touched[row]
+        work.row_of[item] = -1
+        work.current.rows.vectors[row] = clean.rows.vectors[item]
+        work.current.rows.bias[row] = clean.rows.bias[item]
+    _clear_rows(work.gradient.rows, n)
+    _clear_rows(work.first.rows, n)
+    _clear_rows(work.second.rows, n)
+    _copy(clean.recurrent, work.current.recurrent)
+    for moment in (work.first.recurrent, work.second.recurrent):
+        moment.w_in[:] = np.float32(0.0)
+        moment.w_state[:] = np.float32(0.0)
+        moment.b_in[:] = np.float32(0.0)
+        moment.b_state[:] = np.float32(0.0)
+    for batch in range(len(sessions.batch_indptr) - 1):
+        _add_gradient(sessions, batch, work, np.float32(reg))
+        _adam(work, work.n_rows[batch], learning_rate, batch + 1)
+    return n
+
+
+@compiled
+def _number_rows(sessions: Sessions, profile: NDArray[np.int64], work: Workspace) -> int:
+    """Number items by first touch; the profile's clicks are filled in on the way."""
+    profile_size = profile.shape[1]
+    n = 0
+    for batch in range(len(sessions.batch_indptr) - 1):
+        start = sessions.indptr[sessions.batch_indptr[batch]]
+        for c in range(start, sessions.indptr[sessions.batch_indptr[batch + 1]]):
+            click = np.int64(sessions.clicks[c])
+            if click < 0:
+                click = profile[(-1 - click) // profile_size, (-1 - click) % profile_size]
+            if work.row_of[click] < 0:
+                work.row_of[click] = n
+                work.touched[n] = click
+                n += 1
+            work.click_rows[c] = work.row_of[click]
+        for j in range(sessions.negatives.shape[1]):
+            item = sessions.negatives[batch, j]
+            if work.row_of[item] < 0:
+                work.row_of[item] = n
+                work.touched[n] = item
+                n += 1
+            work.negative_rows[batch, j] = work.row_of[item]
+        work.n_rows[batch] = n
+    return n
+
+
+@compiled
+def _clear_rows(rows: Rows, n: int) -> None:
+    rows.vectors[:n] = np.float32(0.0)
+    rows.bias[:n] = np.float32(0.0)
+
+
+@compiled
+def _copy(source: Recurrent, target: Recurrent) -> None:
+    target.w_in[:] = source.w_in
+    target.w_state[:] = source.w_state
+    target.b_in[:] = source.b_in
+    target.b_state[:] = source.b_state
+
+
+@compiled
+def _adam(work: Workspace, n_rows: int, learning_rate: float, step: int) -> None:
+    now, slope, first, second = work.current, work.gradient, work.first, work.second
+    for w, g, m, v in (
+        (now.recurrent.w_in, slope.recurrent.w_in, first.recurrent.w_in, second.recurrent.w_in),
+        (
+            now.recurrent.w_state,
+            slope.recurrent.w_state,
+            first.recurrent.w_state,
+            second.recurrent.w_state,
+        ),
+        (now.rows.vectors[:n_rows], slope.rows.vectors, first.rows.vectors, second.rows.vectors),
+    ):
+        adam_rows(w.ravel(), g.ravel(), m.ravel(), v.ravel(), w.size, learning_rate, step)
+    for w1, g1, m1, v1 in (
+        (now.recurrent.b_in, slope.recurrent.b_in, first.recurrent.b_in, second.recurrent.b_in),
+        (
+            now.recurrent.b_state,
+            slope.recurrent.b_state,
+            first.recurrent.b_state,
+            second.recurrent.b_state,
+        ),
+        (now.rows.bias[:n_rows], slope.rows.bias, first.rows.bias, second.rows.bias),
+    ):
+        adam_rows(w1, g1, m1, v1, len(w1), learning_rate, step)
+
+
+@compiled
+def _add_gradient(sessions: Sessions, batch: int, work: Workspace, reg: np.float32) -> None:
+    """Add the gradient of one batch's loss to `work.gradient`, which is zero before."""
+    n_steps = _pack(sessions, batch, work)
+    _forward(work, n_steps)
+    _softmax(sessions, batch, work, n_steps)
+    _backward(work, n_steps)
+    tape, vectors = work.tape, work.gradient.rows.vectors
+    n_clicks = tape.offset[n_steps]
+    shrink = reg / np.float32(n_clicks)
+    for c in range(n_clicks):
+        row = tape.rows[c]
+        for j in range(vectors.shape[1]):
+            vectors[row, j] += tape.d_clicks[c, j] + shrink * tape.clicks[c, j]
+
+
+@compiled
+def _pack(sessions: Sessions, batch: int, work: Workspace) -> int:
+    """Lay the batch's clicks out step by step; return the number of steps."""
+    tape, vectors = work.tape, work.current.rows.vectors
+    first, last = sessions.batch_indptr[batch], sessions.batch_indptr[batch + 1]
+    n_steps = sessions.indptr[first + 1] - sessions.indptr[first]
+    n, alive = 0, last - first
+    for t in range(n_steps):
+        tape.offset[t] = n
+        while sessions.indptr[first + alive] - sessions.indptr[first + alive - 1] <= t:
+            alive -= 1
+        for s in range(alive):
+            row = work.click_rows[sessions.indptr[first + s] + t]
+            tape.rows[n] = row
+            tape.clicks[n] = vectors[row]
+            n += 1
+    tape.offset[n_steps] = n
+    return int(n_steps)
+
+
+@compiled
+def _forward(work: Workspace, n_steps: int) -> None:
+    """Compute the states before all clicks and remember the gates."""
+    tape, weights = work.tape, work.current.recurrent
+    d = tape.clicks.shape[1]
+    tape.states[: tape.offset[1]] = np.float32(0.0)
+    n_inputs = tape.offset[n_steps - 1]
+    if n_inputs == 0:
+        return
+    np.dot(tape.clicks[:n_inputs], weights.w_in.T, tape.from_click[:n_inputs])
+    for t in range(n_steps - 1):
+        start, n = tape.offset[t], tape.offset[t + 2] - tape.offset[t + 1]
+        if t == 0:
+            tape.from_state[:n] = np.float32(0.0)
+        else:
+            states = tape.states[start : start + n]
+            np.dot(states, weights.w_state.T, tape.from_state[start : start + n])
+        for s in range(n):
+            click, state = tape.from_click[start + s], tape.from_state[start + s]
+            gates, before = tape.gates[start + s], tape.states[start + s]
+            after = tape.states[tape.offset[t + 1] + s]
+            for j in range(d):
+                state[2 * d + j] += weights.b_state[2 * d + j]
+                reset = _sigmoid(click[j] + weights.b_in[j] + state[j] + weights.b_state[j])
+                update = _sigmoid(
+                    click[d + j] + weights.b_in[d + j] + state[d + j] + weights.b_state[d + j]
+                )
+                new = _tanh(click[2 * d + j] + weights.b_in[2 * d + j] + reset * state[2 * d + j])
+                gates[j], gates[d + j], gates[2 * d + j] = reset, update, new
+                after[j] = new + update * (before[j] - new)
+
+
+@compiled
+def _softmax(sessions: Sessions, batch: int, work: Workspace, n_steps: int) -> None:
+    """Turn states into the gradient of the mean cross-entropy in states, clicks and sampled items."""
+    tape, rows, slope = work.tape, work.current.rows, work.gradient.rows
+    negatives = work.negative_rows[batch]
+    n_negatives, d = len(negatives), tape.clicks.shape[1]
+    for j in range(n_negatives):
+        tape.others[j] = rows.vectors[negatives[j]]
+        tape.other_bias[j] = (
+            rows.bias[negatives[j]] + sessions.log_weight[sessions.negatives[batch, j]]
+        )
+    n_clicks = tape.offset[n_steps]
+    states, scores = tape.states[:n_clicks], tape.scores[:n_clicks]
+    np.dot(states, tape.others.T, scores)
+    share, lowest = np.float32(1.0) / np.float32(n_clicks), np.float32(-87.0)
+    for c in range(n_clicks):
+        row, score, state, click = tape.rows[c], scores[c], states[c], tape.clicks[c]
+        own = rows.bias[row]
+        for j in range(d):
+            own += state[j] * click[j]
+        top = own
+        for j in range(n_negatives):
+            score[j] += tape.other_bias[j]
+            if negatives[j] != row:
+                top = max(top, score[j])
+        own = _exp(max(own - top, lowest))
+        total = own
+        for j in range(n_negatives):
+            power = _exp(min(max(score[j] - top, lowest), np.float32(0.0)))
+            score[j] = power if negatives[j] != row else np.float32(0.0)
+            total += score[j]
+        for j in range(n_negatives):
+            score[j] *= share / total
+        tape.d_own[c] = own * (share / total) - share
+        slope.bias[row] += tape.d_own[c]
+    np.dot(scores, tape.others, tape.d_states[:n_clicks])
+    for c in range(n_clicks):
+        for j in range(d):
+            tape.d_states[c, j] += tape.d_own[c] * tape.clicks[c, j]
+            tape.d_clicks[c, j] = tape.d_own[c] * states[c, j]
+    tape.other_bias[:] = np.float32(0.0)
+    for c in range(n_clicks):
+        for j in range(n_negatives):
+            tape.other_bias[j] += scores[c, j]
+    np.dot(scores.T, states, tape.d_others)
+    for j in range(n_negatives):
+        slope.bias[negatives[j]] += tape.other_bias[j]
+        vector = slope.vectors[negatives[j]]
+        for x in range(d):
+            vector[x] += tape.d_others[j, x]
+
+
+@compiled
+def _backward(work: Workspace, n_steps: int) -> None:
+    """Go back through time (all steps) to the recurrent weights and the clicks."""
+    tape, weights, slope = work.tape, work.current.recurrent, work.gradient.recurrent
+    d = tape.clicks.shape[1]
+    one = np.float32(1.0)
+    n_inputs = tape.offset[n_steps - 1]
+    if n_inputs == 0:
+        return
+    for t in range(n_steps - 2, -1, -1):
+        start, end = tape.offset[t], tape.offset[t + 1]
+        n = tape.offset[t + 2] - end
+        for s in range(n):
+            click, state = tape.from_click[start + s], tape.from_state[start + s]
+            gates, before = tape.gates[start + s], tape.states[start + s]
+            d_after, d_before = tape.d_states[end + s], tape.d_states[start + s]
+            for j in range(d):
+                reset, update, new = gates[j], gates[d + j], gates[2 * d + j]
+                d_new = d_after[j] * (one - update) * (one - new * new)
+                d_update = d_after[j] * (before[j] - new) * update * (one - update)
+                d_reset = d_new * state[2 * d + j] * reset * (one - reset)
+                d_before[j] += d_after[j] * update
+                click[j], click[d + j], click[2 * d + j] = d_reset, d_update, d_new
+                state[j], state[d + j], state[2 * d + j] = d_reset, d_update, d_new * reset
+        tape.from_click[start + n : end] = np.float32(0.0)
+        tape.from_state[start + n : end] = np.float32(0.0)
+        if t > 0:
+            np.dot(tape.from_state[start : start + n], weights.w_state, tape.product[:n])
+            for s in range(n):
+                for j in range(d):
+                    tape.d_states[start + s, j] += tape.product[s, j]
+    from_click, from_state = tape.from_click[:n_inputs], tape.from_state[:n_inputs]
+    np.dot(from_click.T, tape.clicks[:n_inputs], slope.w_in)
+    np.dot(from_state.T, tape.states[:n_inputs], slope.w_state)
+    for c in range(n_inputs):
+        for j in range(3 * d):
+            slope.b_in[j] += from_click[c, j]
+            slope.b_state[j] += from_state[c, j]
+    np.dot(from_click, weights.w_in, tape.product[:n_inputs])
+    for c in range(n_inputs):
+        for j in range(d):
+            tape.d_clicks[c, j] += tape.product[c, j]
+
+
+# -- evaluation ------------------------------------------------------------------------------------
+
+
+@compiled
+def count_exposure(
+    contest: Contest, recurrent: Recurrent, table: Table, counts: NDArray[np.int64]
+) -> None:
+    """Count how many genuine users are shown each target.
+
+    Args:
+        contest: The lists.
+        recurrent: Poisoned.
+        table: Vectors and bias are poisoned; the rest is written.
+        counts: Shape `(n_targets,)`, written.
+    """
+    d = table.vectors.shape[1]
+    np.dot(table.vectors, recurrent.w_in.T, table.projected)
+    for i in range(len(table.projected)):
+        for j in range(3 * d):
+            table.projected[i, j] += recurrent.b_in[j]
+        for j in range(2 * d):
+            table.projected[i, j] += recurrent.b_state[j]
+    b_new = recurrent.b_state[2 * d :]
+    n_users, n_targets = contest.eligible.shape
+    target_scores = np.empty(n_targets, dtype=np.float32)
+    order = np.empty(n_targets, dtype=np.int64)
+    scores = np.empty(contest.candidates.shape[1], dtype=np.float32)
+    counts[:] = 0
+    for first in range(0, n_users, len(table.states)):
+        n_block = min(len(table.states), n_users - first)
+        table.states[:] = np.float32(0.0)
+        table.from_state[:] = np.float32(0.0)
+        n = n_block
+        for t in range(contest.lengths[first]):
+            while contest.lengths[first + n - 1] <= t:
+                n -= 1
+            if t > 0:
+                np.dot(table.states[:n], recurrent.w_state.T, table.from_state[:n])
+            for u in range(n):
+                click = table.projected[contest.history[first + u, t]]
+                _advance(click, table.from_state[u], b_new, table.states[u])
+        for u in range(n_block):
+            _count_user(
+                contest, first + u, table, table.states[u], target_scores, order, scores, counts
+            )
+
+
+@compiled
+def _count_user(
+    contest: Contest,
+    u: int,
+    table: Table,
+    state: NDArray[np.float32],
+    target_scores: NDArray[np.float32],
+    order: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    counts: NDArray[np.int64],
+) -> None:
+    """Add the targets that one user is shown to `counts`, without ranking the candidates.
+
+    A target is shown if fewer than `k` items come before it. Where `k` candidates come before the best
+    target, none is; those most likely to are tried first.
+    """
+    targets, k = contest.targets, contest.k
+    n_eligible = 0
+    for t in range(len(targets)):
+        if not contest.eligible[u, t]:
+            continue
+        score = _score(table, state, targets[t])
+        target_scores[t] = score
+        place = n_eligible
+        while place > 0 and _is_before(
+            score, targets[t], target_scores[order[place - 1]], targets[order[place - 1]]
+        ):
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = t
+        n_eligible += 1
+    if n_eligible == 0:
+        return
+    best = target_scores[order[0]]
+    best_item = targets[order[0]]
+    candidates = contest.candidates[u]
+    n_before = 0
+    for c in range(len(candidates)):
+        scores[c] = _score(table, state, candidates[c])
+        n_before += _is_before(scores[c], candidates[c], best, best_item)
+        if n_before >= k:
+            return
+    for rank in range(n_eligible):
+        t = order[rank]
+        n_before = rank
+        for c in range(len(candidates)):
+            n_before += _is_before(scores[c], candidates[c], target_scores[t], targets[t])
+        if n_before >= k:
+            return
+        counts[t] += 1
+
+
+@compiled
+def _score(table: Table, state: NDArray[np.float32], item: int) -> np.float32:
+    vector = table.vectors[item]
+    score = table.bias[item]
+    for j in range(len(state)):
+        score += state[j] * vector[j]
+    return np.float32(score)
+
+
+@compiled
+def _is_before(score: np.float32, item: int, other_score: np.float32, other: int) -> bool:
+    return bool(score > other_score or (score == other_score and item < other))
+
+
+@compiled
+def poison_and_count(
+    sessions: Sessions,
+    profile: NDArray[np.int64],
+    clean: Parameters,
+    table: Table,
+    work: Workspace,
+    contest: Contest,
+    counts: NDArray[np.int64],
+    learning_rate: float,
+    reg: float,
+) -> None:
+    """Fine-tune on one poison set, count, and leave the table as it was.
+
+    Args:
+        sessions: The schedule.
+        profile: Shape `(N, T)`.
+        clean: All parameters, rows numbered by item.
+        table: Of this thread.
+        work: Of this thread.
+        contest: The lists.
+        counts: Shape `(n_targets,)`, written.
+        learning_rate: Adam's.
+        reg: L2 penalty on the vectors of a batch's clicks.
+    """
+    n = finetune(sessions, profile, clean, work, learning_rate, reg)
+    for row in range(n):
+        table.vectors[work.touched[row]] = work.current.rows.vectors[row]
+        table.bias[work.touched[row]] = work.current.rows.bias[row]
+    count_exposure(contest, work.current.recurrent, table, counts)
+    for row in range(n):
+        item = work.touched[row]
+        table.vectors[item] = clean.rows.vectors[item]
+        table.bias[item] = clean.rows.bias[item]
+
+
+# -- engine ----------------------------------------------------------------------------------------
+
+
+class GRU4RecEngine:
+    """Evaluates poison sets against fixed candidate lists, one set per thread at a time.
+
+    Args:
+        clean: All parameters of the clean victim, rows numbered by item.
+        contest: From `make_contest`.
+        schedule: Lays out fine-tuning for `(N, T)` and a seed.
+        learning_rate: Of fine-tuning.
+        reg: Of fine-tuning.
+    """
+
+    def __init__(
+        self,
+        clean: Parameters,
+        contest: Contest,
+        schedule: Callable[[tuple[int, int], int], "SessionSchedule"],
+        *,
+        learning_rate: float,
+        reg: float,
+    ) -> None:
+        self._clean = clean
+        self._contest = contest
+        self._schedule = schedule
+        self._learning_rate = learning_rate
+        self._reg = reg
+        self._laid_out: tuple[tuple[int, int, int], Sessions] | None = None
+
+    def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+        """See `ExposureEngine.exposure`."""
+        sessions = self._sessions((profiles.shape[1], profiles.shape[2]), seed)
+        counts = np.zeros((len(profiles), len(self._contest.targets)), dtype=np.int64)
+
+        def work(thread: int, sets: range) -> None:
+            del thread
+            table = _make_table(self._clean.rows)
+            workspace = _make_workspace(self._clean, sessions)
+            for m in sets:
+                poison_and_count(
+                    sessions,
+                    profiles[m],
+                    self._clean,
+                    table,
+                    workspace,
+                    self._contest,
+                    counts[m],
+                    self._learning_rate,
+                    self._reg,
+                )
+
+        over_sets(len(profiles), work)
+        return counts
+
+    def _sessions(self, profile_shape: tuple[int, int], seed: int) -> Sessions:
+        key = (*profile_shape, seed)
+        if self._laid_out is None or self._laid_out[0] != key:
+            schedule = self._schedule(profile_shape, seed)
+            self._laid_out = (
+                key,
+                Sessions(
+                    clicks=schedule.clicks.astype(np.int32),
+                    indptr=schedule.indptr,
+                    batch_indptr=schedule.batch_indptr,
+                    negatives=schedule.negatives.astype(np.int32),
+                    log_weight=schedule.log_weight,
+                ),
+            )
+        return self._laid_out[1]
+
+
+def make_contest(
+    lists: CandidateLists, clean_scores: NDArray[np.float32], max_length: int
+) -> Contest:
+    """Sort users by length of history and candidates by clean score.
+
+    Args:
+        lists: With candidate lists.
+        clean_scores: Of `lists.item_ids`, same shape.
+        max_length: How many of a user's last clicks are read.
+    """
+    if lists.item_ids is None:
+        raise ArgumentError("lists must have item_ids; the whole catalogue has no compiled path")
+    log = lists.log
+    lengths = np.minimum(np.diff(log.indptr), max_length)
+    users = np.argsort(-lengths, kind="stable")
+    columns = np.arange(max_length)
+    starts = (log.indptr[1:] - lengths)[users]
+    places = np.minimum(starts[:, None] + columns, len(log) - 1)
+    best_first = np.argsort(-clean_scores, axis=1, kind="stable")
+    candidates = np.take_along_axis(lists.item_ids, best_first, axis=1)
+    return Contest(
+        history=log.item_ids[places].astype(np.int32),
+        lengths=lengths[users],
+        candidates=candidates[users].astype(np.int32),
+        eligible=lists.eligible[users],
+        targets=lists.target_items.astype(np.int64),
+        k=lists.k,
+    )
+
+
+def _make_table(rows: Rows) -> Table:
+    n_items, d = rows.vectors.shape
+    return Table(
+        vectors=rows.vectors.copy(),
+        bias=rows.bias.copy(),
+        projected=_floats(n_items, 3 * d),
+        states=_floats(_USERS_AT_ONCE, d),
+        from_state=_floats(_USERS_AT_ONCE, 3 * d),
+    )
+
+
+def _make_workspace(clean: Parameters, sessions: Sessions) -> Workspace:
+    n_items, d = clean.rows.vectors.shape
+    n_batches, n_negatives = sessions.negatives.shape
+    n_rows = min(n_items, len(sessions.clicks) + sessions.negatives.size)
+    clicks_before = sessions.indptr[sessions.batch_indptr]
+    n_clicks = int(np.diff(clicks_before).max(initial=1))
+    longest = int(np.diff(sessions.indptr).max(initial=1))
+
+    def parameters() -> Parameters:
+        return Parameters(
+            Recurrent(_floats(3 * d, d), _floats(3 * d, d), _floats(3 * d), _floats(3 * d)),
+            Rows(_floats(n_rows, d), _floats(n_rows)),
+        )
+
+    return Workspace(
+        current=parameters(),
+        gradient=parameters(),
+        first=parameters(),
+        second=parameters(),
+        tape=Tape(
+            rows=np.zeros(n_clicks, dtype=np.int64),
+            offset=np.zeros(longest + 1, dtype=np.int64),
+            clicks=_floats(n_clicks, d),
+            states=_floats(n_clicks, d),
+            from_click=_floats(n_clicks, 3 * d),
+            from_state=_floats(n_clicks, 3 * d),
+            gates=_floats(n_clicks, 3 * d),
+            product=_floats(n_clicks, d),
+            d_states=_floats(n_clicks, d),
+            d_clicks=_floats(n_clicks, d),
+            d_own=_floats(n_clicks),
+            scores=_floats(n_clicks, n_negatives),
+            others=_floats(n_negatives, d),
+            d_others=_floats(n_negatives, d),
+            other_bias=_floats(n_negatives),
+        ),
+        touched=np.zeros(n_rows, dtype=np.int64),
+        row_of=np.full(n_items, -1, dtype=np.int32),
+        click_rows=np.zeros(len(sessions.clicks), dtype=np.int32),
+        negative_rows=np.zeros((n_batches, n_negatives), dtype=np.int32),
+        n_rows=np.zeros(n_batches, dtype=np.int64),
+    )
+
+
+def _floats(*shape: int) -> NDArray[np.float32]:
+    return np.zeros(shape, dtype=np.float32)
