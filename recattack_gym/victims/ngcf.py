@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
@@ -10,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.checks import as_count
-from recattack_gym.core.errors import ArtifactError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import counter_normal
-from recattack_gym.victims.base import GradientConfig, State, Victim
+from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim, state_array
 from recattack_gym.victims.graph import InteractionGraph
+from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.schedule import INITIAL, MAX_TRIES, UpdateSchedule, make_schedule
 
 if TYPE_CHECKING:
     import torch
 
-Batch = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""User ids, item ids and negative item ids of one gradient step, each `(batch_size,)`."""
+Examples = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""User ids, item ids and negative item ids, each `(S,)`, and the bounds of the batches."""
 
 SLOPE = 0.2
 """Of LeakyReLU below zero."""
@@ -79,49 +80,49 @@ class NGCF(Victim):
 
     def _fit(self, log: Interactions, rng: np.random.Generator) -> None:
         config, size = self.config, self.config.embedding_size
-        rows = rng.standard_normal((log.n_items + log.n_users, size), dtype=np.float32)
-        self._embeddings = rows * np.float32(config.initial_scale)
+        self._embeddings = _draw(rng, log.n_items + log.n_users, size, config.initial_scale)
         bound = np.sqrt(6.0 / (2 * size))
         shape = (config.n_layers, 2 * size, size)
         self._weights = rng.uniform(-bound, bound, shape).astype(np.float32)
         self._biases = np.zeros((config.n_layers, size), dtype=np.float32)
-        below = log.n_items if config.new_items_as_negatives else self.n_original_items
-        steps = (
-            batch
+        epochs = (
+            _shuffled_epoch(log, rng, config.batch_size, self._n_genuine_negatives)
             for _ in range(config.epochs)
-            for batch in _shuffled_batches(log, rng, config.batch_size, below)
         )
-        self._train(steps, config.learning_rate)
+        if self.device == "cpu":
+            self._train_compiled(epochs, config.learning_rate)
+        else:
+            self._train(epochs, config.learning_rate)
 
     def _finetune(self, log: Interactions, profile: NDArray[np.int64], seed: int) -> None:
-        schedule = self._schedule(log, profile.shape, seed)
+        schedule = self._schedule(log, (profile.shape[0], profile.shape[1]), seed)
         fakes = counter_normal(seed, INITIAL, (len(profile), self.config.embedding_size))
-        self._embeddings = np.concatenate(
-            [self._embeddings, fakes * np.float32(self.config.initial_scale)]
-        )
+        fakes *= np.float32(self.config.initial_scale)
+        self._embeddings = np.concatenate([self._embeddings, fakes])
         users, items, negatives = schedule.examples(profile)
-        ends = schedule.batch_indptr
-        steps = ((users[a:b], items[a:b], negatives[a:b, 0]) for a, b in pairwise(ends))
-        self._train(steps, self.config.finetune_learning_rate)
+        examples = (users, items, negatives[:, 0], schedule.batch_indptr)
+        self._train(iter([examples]), self.config.finetune_learning_rate)
+
+    @property
+    def _n_genuine_negatives(self) -> int:
+        return self.log.n_items if self.config.new_items_as_negatives else self.n_original_items
 
     def _schedule(
-        self, log: Interactions, profile_shape: tuple[int, ...], seed: int
+        self, log: Interactions, profile_shape: tuple[int, int], seed: int
     ) -> UpdateSchedule:
         config = self.config
         return make_schedule(
             log,
-            (profile_shape[0], profile_shape[1]),
+            profile_shape,
             seed=seed,
             epochs=config.finetune_epochs,
             replay=config.finetune_replay,
             batch_size=config.finetune_batch_size,
             n_negatives=1,
-            n_genuine_negatives=(
-                log.n_items if config.new_items_as_negatives else self.n_original_items
-            ),
+            n_genuine_negatives=self._n_genuine_negatives,
         )
 
-    def _train(self, steps: Iterator[Batch], learning_rate: float) -> None:
+    def _train(self, parts: Iterator[Examples], learning_rate: float) -> None:
         """Take one Adam step per batch on everything learnt, propagating over `self.log`'s graph."""
         import torch
         from torch.nn.functional import embedding, softplus
@@ -133,21 +134,48 @@ class NGCF(Victim):
             for array in (self._embeddings, self._weights, self._biases)
         ]
         optimiser = torch.optim.Adam(parameters, lr=learning_rate)
-        for users, items, negatives in steps:
+        for users, items, negatives, indptr in parts:
             nodes = torch.from_numpy(np.stack([users + n_items, items, negatives])).to(self.device)
-            final = propagate(adjacency, *parameters)
-            user, item, negative = embedding(nodes, final)
-            margin = (user * (item - negative)).sum(dim=1)
-            layer0 = embedding(nodes, parameters[0])
-            loss = softplus(-margin).mean()
-            loss = loss + 0.5 * self.config.reg * layer0.square().sum() / len(users)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimiser.step()
+            for start, end in pairwise(indptr.tolist()):
+                batch = nodes[:, start:end]
+                user, item, negative = embedding(batch, propagate(adjacency, *parameters))
+                margin = (user * (item - negative)).sum(dim=1)
+                penalty = embedding(batch, parameters[0]).square().sum() / (end - start)
+                loss = softplus(-margin).mean() + 0.5 * self.config.reg * penalty
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
         self._embeddings, self._weights, self._biases = (
             parameter.detach().cpu().numpy() for parameter in parameters
         )
         self._final = None
+
+    def _train_compiled(self, parts: Iterator[Examples], learning_rate: float) -> None:
+        """Do what `_train` does, on one core."""
+        from recattack_gym.victims.ngcf_kernel import Parameters, Trainer
+
+        parameters = Parameters(self._embeddings, self._weights, self._biases)
+        trainer = Trainer(parameters, InteractionGraph.from_log(self.log), self.log.n_items)
+        for examples in parts:
+            trainer.train(*examples, learning_rate=learning_rate, reg=self.config.reg)
+        self._final = None
+
+    def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine | None:
+        if self.device != "cpu":
+            return None
+        from recattack_gym.victims.graph_kernel import make_contest
+        from recattack_gym.victims.ngcf_kernel import NGCFEngine, Parameters
+
+        log, config = self.log, self.config
+        return NGCFEngine(
+            Parameters(self._embeddings, self._weights, self._biases),
+            InteractionGraph.from_log(log),
+            make_contest(lists, self._score),
+            partial(self._schedule, log),
+            learning_rate=config.finetune_learning_rate,
+            reg=config.reg,
+            initial_scale=config.initial_scale,
+        )
 
     def _propagated(self) -> NDArray[np.float32]:
         """Return what items and users are scored by; shape `(n_nodes, (n_layers + 1) * d)`."""
@@ -177,7 +205,7 @@ class NGCF(Victim):
             if whole:
                 scores[rows] = np.take_along_axis(users @ final[:n_items].T, items, axis=1)
             else:
-                scores[rows] = np.einsum("ud,ucd->uc", users, final[items])
+                scores[rows] = (final[items] @ users[:, :, None])[:, :, 0]
         return scores
 
     def _state(self) -> State:
@@ -189,17 +217,14 @@ class NGCF(Victim):
 
     def _set_state(self, state: State) -> None:
         size, n_layers = self.config.embedding_size, self.config.n_layers
-        shapes = {
+        shapes: dict[str, tuple[int | None, ...]] = {
             "embeddings": (None, size),
             "weights": (n_layers, 2 * size, size),
             "biases": (n_layers, size),
         }
-        for key, shape in shapes.items():
-            found = state[key].shape if key in state else None
-            if found is None or len(found) != len(shape) or found[1:] != shape[1:]:
-                raise ArtifactError(f"{key} must have shape {shape}, got {found}")
         self._embeddings, self._weights, self._biases = (
-            np.ascontiguousarray(state[key], dtype=np.float32) for key in shapes
+            np.ascontiguousarray(state_array(state, key, shape), dtype=np.float32)
+            for key, shape in shapes.items()
         )
         self._final = None
 
@@ -239,7 +264,7 @@ def propagate(
 
     layers, rows = [embeddings], embeddings
     for weight, bias in zip(weights, biases, strict=True):
-        neighbours = cast("torch.Tensor", Neighbours.apply(rows))  # type: ignore[no-untyped-call]  # as above
+        neighbours = cast("torch.Tensor", Neighbours.apply(rows))  # type: ignore[no-untyped-call]  # torch has no annotation
         both = torch.cat([neighbours + rows, neighbours * rows], dim=1)
         rows = leaky_relu(both @ weight + bias, SLOPE)
         layers.append(normalize(rows, dim=1))
@@ -261,10 +286,14 @@ def _adjacency(graph: InteractionGraph, device: str) -> "torch.Tensor":
         )
 
 
-def _shuffled_batches(
+def _draw(rng: np.random.Generator, n: int, size: int, scale: float) -> NDArray[np.float32]:
+    return rng.standard_normal((n, size), dtype=np.float32) * np.float32(scale)
+
+
+def _shuffled_epoch(
     log: Interactions, rng: np.random.Generator, batch_size: int, below: int
-) -> Iterator[Batch]:
-    """Yield one epoch: every event once, each with a uniform item that its user has not seen."""
+) -> Examples:
+    """Return every event once, each with an item in `[0, below)` that its user has not seen."""
     order = rng.permutation(len(log))
     users, items = log.user_ids[order], log.item_ids[order]
     negatives = rng.integers(below, size=len(log))
@@ -273,6 +302,5 @@ def _shuffled_batches(
         if len(again) == 0:
             break
         negatives[again] = rng.integers(below, size=len(again))
-    for start in range(0, len(log), batch_size):
-        rows = slice(start, start + batch_size)
-        yield users[rows], items[rows], negatives[rows]
+    indptr = np.append(np.arange(0, len(log), batch_size), len(log))
+    return users, items, negatives, indptr
