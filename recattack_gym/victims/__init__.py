@@ -17,6 +17,7 @@ from recattack_gym.victims.bpr import BPR
 from recattack_gym.victims.covisitation import CoVisitation
 from recattack_gym.victims.gru4rec import GRU4Rec
 from recattack_gym.victims.itempop import ItemPop
+from recattack_gym.victims.neumf import NeuMF
 from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.pmf import PMF
 from recattack_gym.victims.ranking import CandidateLists
@@ -30,6 +31,7 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "GRU4Rec": GRU4Rec,
         "NGCF": NGCF,
         "AutoRec": AutoRec,
+        "NeuMF": NeuMF,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -46,6 +48,7 @@ __all__ = [
     "GRU4Rec",
     "GradientConfig",
     "ItemPop",
+    "NeuMF",
     "PlainEngine",
     "PoisonedBatch",
     "Retrain",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from recattack_gym.victims.kernels import adam_rows, compiled
+from recattack_gym.victims.kernels import adam_rows, adam_touched, compiled
 
 
 class Weights(NamedTuple):
@@ -335,24 +335,12 @@ def _adam(
         learning_rate,
         step,
     )
-    if 4 * n_touched > len(work.touched):  # untouched rows do not move, and one call is faster
-        adam_rows(
-            weights.encoder.reshape(-1),
-            gradient.encoder.reshape(-1),
-            first.encoder.reshape(-1),
-            second.encoder.reshape(-1),
-            weights.encoder.size,
-            learning_rate,
-            step,
-        )
-        return
-    for i in work.touched[:n_touched]:
-        adam_rows(
-            weights.encoder[i],
-            gradient.encoder[i],
-            first.encoder[i],
-            second.encoder[i],
-            weights.encoder.shape[1],
-            learning_rate,
-            step,
-        )
+    adam_touched(
+        weights.encoder,
+        gradient.encoder,
+        first.encoder,
+        second.encoder,
+        work.touched[:n_touched],
+        learning_rate,
+        step,
+    )

@@ -139,3 +139,102 @@ def adam_rows(
         second[x] = v
         weights[x] -= rate * m / (np.sqrt(v) * unbias + epsilon)
         gradient[x] = np.float32(0.0)
+
+
+@compiled
+def adam_touched(
+    weights: NDArray[np.float32],
+    gradient: NDArray[np.float32],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    touched: NDArray[np.int64],
+    learning_rate: float,
+    step: int,
+) -> None:
+    """Take one Adam step on the rows of a table that have had a gradient in this run.
+
+    Args:
+        weights: Shape `(n_rows, width)`; changed in place, as the next three.
+        gradient: Shape `(n_rows, width)`; set to zero afterwards.
+        first: Shape `(n_rows, width)`.
+        second: Shape `(n_rows, width)`.
+        touched: Distinct rows, in any order. Where they are many, all rows take the step, which is
+            faster and changes nothing: the others have neither gradient nor moments.
+        learning_rate: Step size.
+        step: Counts from 1.
+    """
+    n_rows, width = weights.shape
+    if 4 * len(touched) > n_rows:
+        adam_rows(
+            weights.reshape(-1),
+            gradient.reshape(-1),
+            first.reshape(-1),
+            second.reshape(-1),
+            n_rows * width,
+            learning_rate,
+            step,
+        )
+        return
+    for row in touched:
+        adam_rows(weights[row], gradient[row], first[row], second[row], width, learning_rate, step)
+
+
+@compiled
+def best_target(
+    scores: NDArray[np.float32], target_items: NDArray[np.int64], eligible: NDArray[np.bool_]
+) -> int:
+    """Return the place of the target that ranks first for a user, or -1 if none is eligible.
+
+    Args:
+        scores: Shape `(n_targets,)`.
+        target_items: Shape `(n_targets,)`.
+        eligible: Shape `(n_targets,)`.
+    """
+    best = -1
+    for z in range(len(scores)):
+        if eligible[z] and (
+            best < 0 or is_better(scores[z], target_items[z], scores[best], target_items[best])
+        ):
+            best = z
+    return best
+
+
+@compiled
+def is_better(score: np.float32, item: int, other_score: np.float32, other_item: int) -> np.bool_:
+    """Tell which of two items ranks first: the higher score, then the lower id."""
+    return np.bool_(score > other_score or (score == other_score and item < other_item))
+
+
+@compiled
+def count_shown(
+    candidate_scores: NDArray[np.float32],
+    candidates: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    target_items: NDArray[np.int64],
+    eligible: NDArray[np.bool_],
+    k: int,
+    counts: NDArray[np.int64],
+) -> None:
+    """Add one user's list to the exposure of the targets.
+
+    Args:
+        candidate_scores: Shape `(C,)`: of the items that compete with the targets.
+        candidates: Shape `(C,)`.
+        scores: Shape `(n_targets,)`.
+        target_items: Shape `(n_targets,)`.
+        eligible: Shape `(n_targets,)`: the others are never shown.
+        k: Length of the list.
+        counts: Shape `(n_targets,)`; added to.
+    """
+    for z in range(len(scores)):
+        if not eligible[z]:
+            continue
+        n_better = 0
+        for c in range(len(candidates)):
+            n_better += int(
+                is_better(candidate_scores[c], candidates[c], scores[z], target_items[z])
+            )
+        for y in range(len(scores)):
+            if eligible[y]:
+                n_better += int(is_better(scores[y], target_items[y], scores[z], target_items[z]))
+        counts[z] += int(n_better < k)
