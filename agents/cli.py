@@ -1,0 +1,441 @@
+"""The command `recattack`; also `python -m agents.cli`.
+
+Exit codes: 0 success, 1 something unexpected, 2 a mistake of the caller (one line says which), 130
+interrupted. With `--json` the last line of standard output is one JSON object and everything else goes
+to standard error.
+"""
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn, Protocol, cast
+
+import numpy as np
+
+from agents.benchmark.tables import markdown_table
+from agents.heuristic import ATTACKERS
+from agents.options import (
+    add_environment_options,
+    environment_options,
+    key_value,
+    make_environment,
+    qualified_id,
+    resolved_config,
+)
+from agents.reports import Report, Stopwatch, attack_fields, versions
+from envs_registry import ENV_IDS, VICTIM_NAMES
+from recattack_gym import __version__
+from recattack_gym.core import FakeProfiles, RecAttackError, UnknownNameError
+from recattack_gym.core.checks import as_count
+
+Handler = Callable[[argparse.Namespace], Report]
+
+EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+BENCHMARKS = {
+    "speed": "seconds per evaluated attack, plain against compiled, per victim",
+    "quality": "HR@10 and NDCG@10 of the clean victims, against references",
+    "fidelity": "agreement of fine-tuning with full retraining, and PoisonRec's Table III",
+    "cost": "seconds per evaluated attack against users, items and batch size",
+}
+"""Benchmarks, each in `agents/benchmark/<name>.py`, imported when one is run."""
+
+
+NO_SIDE_EFFECTS = "do not measure recommendation quality before and after"
+
+
+class Benchmark(Protocol):
+    """What a module of `agents.benchmark` that the command line can run offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the options."""
+
+    def run(self, args: argparse.Namespace) -> Mapping[str, object]:
+        """Measure; the value under "table" is what a person reads."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line instead of the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake, with the nearest right word, and leave with exit code 2."""
+        wrong = re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", message)
+        if wrong:
+            near = get_close_matches(wrong[1], re.findall(r"[^\s',]+", wrong[2]), n=1)
+            message += f"; did you mean {near[0]!r}?" if near else ""
+        self.exit(EXIT_USAGE, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; `None` takes those of the process.
+
+    Returns:
+        The exit code.
+    """
+    args = _parse(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(
+        level=logging.INFO if args.verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    handler: Handler = args.handler
+    try:
+        report = handler(args)
+        _print(report, as_json=args.json)
+    except RecAttackError as error:
+        return _fail(EXIT_USAGE, str(error))
+    except KeyboardInterrupt as error:
+        return _fail(EXIT_INTERRUPTED, str(error) or "interrupted")
+    except BrokenPipeError:
+        # The reader of our output left (`recattack envs | head`): not an error worth a message. What
+        # Python flushes at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return _fail(EXIT_UNEXPECTED, str(error))
+    return EXIT_OK
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        print(report.text, file=sys.stderr)
+        print(json.dumps(report.data, allow_nan=False))
+    else:
+        print(report.text)
+    sys.stdout.flush()
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"recattack: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+# -- parsing ---------------------------------------------------------------------------------------
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    args, rest = _build_parser(argv).parse_known_args(argv)
+    if rest:
+        command: argparse.ArgumentParser = args.parser
+        near = get_close_matches(rest[0], re.findall(r"--[a-z][a-z-]*", command.format_help()), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        command.error(f"unknown argument {rest[0]!r}{hint}")
+    return args
+
+
+def _build_parser(argv: Sequence[str]) -> _Parser:
+    """Return the parser; only the benchmark that the arguments name is imported."""
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object as last line")
+    common.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+    parser = _Parser(
+        prog="recattack",
+        description="Attack simulated recommenders, to learn how to defend real ones.",
+        epilog="`recattack COMMAND --help` shows options and examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"recattack {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        name: str,
+        handler: Handler | None,
+        text: str,
+        examples: str = "",
+        where: "argparse._SubParsersAction[_Parser]" = commands,
+    ) -> _Parser:
+        added = where.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"examples:\n{examples}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[common] if handler else [],
+            allow_abbrev=False,
+        )
+        if handler:
+            added.set_defaults(handler=handler, parser=added)
+        return added
+
+    command("envs", _envs, "list the environments", "  recattack envs")
+
+    data = command("data", None, "list, describe and fetch datasets", "  recattack data list")
+    actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
+    command("list", _data_list, "list the datasets", "  recattack data list", actions)
+    for name, handler, text in (
+        ("info", _data_info, "describe one dataset: size, source, licence"),
+        ("fetch", _data_fetch, "download a dataset from its publisher into the user cache"),
+    ):
+        added = command(name, handler, text, f"  recattack data {name} ml-100k", actions)
+        added.add_argument("name", metavar="NAME", help="see `recattack data list`")
+        added.add_argument("--data-dir", metavar="DIR", help="folder to look in first")
+        if name == "info":
+            added.add_argument("--protocol", metavar="NAME", help="preprocessing preset")
+
+    attack = command(
+        "attack",
+        _attack,
+        "plan an attack by rule of thumb and measure what it does",
+        "  recattack attack RecPoison-BPR-v0 --attacker popular\n"
+        "  recattack attack RecPoison-NGCF-v0 --attacker power-item --draws 10 --json\n"
+        "  recattack attack RecPoison-ItemPop-v0 --attacker random --save profiles.npz",
+    )
+    attack.add_argument("env_id", metavar="ENV_ID", help="see `recattack envs`")
+    attack.add_argument("--attacker", required=True, help=", ".join(ATTACKERS))
+    attack.add_argument(
+        "--attacker-config", nargs="+", type=key_value, default=[], metavar="KEY=VALUE"
+    )
+    attack.add_argument("--seed", type=int, default=0, help="seed of the attacker (default: 0)")
+    attack.add_argument(
+        "--draws", type=int, default=1, help="independent attacks to measure (default: 1)"
+    )
+    attack.add_argument("--save", type=Path, metavar="FILE", help="write the profiles (.npz)")
+    attack.add_argument("--no-side-effects", action="store_true", help=NO_SIDE_EFFECTS)
+    add_environment_options(attack)
+
+    _add_training(command)
+
+    bench = command("bench", None, "measure speed, quality, fidelity and cost")
+    kinds = bench.add_subparsers(title="benchmarks", metavar="NAME", required=True)
+    for name, text in BENCHMARKS.items():
+        added = command(name, _bench, text, f"  recattack bench {name} --json", kinds)
+        added.set_defaults(benchmark=name)
+        if list(argv[:2]) == ["bench", name]:
+            _benchmark(name).add_arguments(added)
+    return parser
+
+
+def _add_training(command: Callable[..., _Parser]) -> None:
+    from agents.training import ALGORITHMS, TrainingConfig
+
+    defaults = TrainingConfig()
+    train = command(
+        "train",
+        _train,
+        "train an attacker with Stable-Baselines3",
+        "  recattack train RecPoison-BPR-v0 --algo ppo --save runs/bpr\n"
+        "  recattack train RecPoison-BPR-v0 --algo ppo --save runs/bpr --resume\n"
+        "  recattack train RecPoison-NGCF-v0 --algo a2c --total-steps 64000 --dataset ml-100k --json",
+    )
+    train.add_argument("env_id", metavar="ENV_ID", help="see `recattack envs`")
+    train.add_argument("--algo", default=defaults.algo, help=", ".join(ALGORITHMS))
+    train.add_argument("--resume", action="store_true", help="go on where --save DIR was stopped")
+    train.add_argument("--save", type=Path, metavar="DIR", help="where checkpoints and results go")
+    train.add_argument("--seed", type=int, default=defaults.seed, help="seed of the agent")
+    for name, text in (
+        ("total_steps", "clicks to train for, rounded up to whole rollouts"),
+        ("n_envs", "attacks that are evaluated together"),
+        ("eval_episodes", "fresh attacks that the trained policy is judged by"),
+    ):
+        default = getattr(defaults, name)
+        train.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=default, help=f"{text} ({default})"
+        )
+    train.add_argument("--learning-rate", type=float, help="default: the algorithm's own")
+    train.add_argument("--no-side-effects", action="store_true", help=NO_SIDE_EFFECTS)
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_environment_options(train)
+
+    demo = command(
+        "demo",
+        _demo,
+        "train an attacker in three minutes and compare it with rules of thumb",
+        "  recattack demo\n  recattack demo --out my-folder --seeds 0 1 2 --json",
+    )
+    demo.add_argument("--out", type=Path, default=Path("recattack-demo"), metavar="DIR")
+    demo.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
+    demo.add_argument("--queries", type=int, help="attacks that the agent may try per seed")
+    demo.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of fitted victims")
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def _envs(args: argparse.Namespace) -> Report:
+    del args
+    rows = [
+        {"id": env_id, "victim": name} for env_id, name in zip(ENV_IDS, VICTIM_NAMES, strict=True)
+    ]
+    table = markdown_table(
+        ("environment", "gymnasium.make(...)"),
+        [(row["id"], f"recattack_gym:{row['id']}") for row in rows],
+    )
+    return Report(text=table, data={"environments": rows})
+
+
+def _data_list(args: argparse.Namespace) -> Report:
+    del args
+    from recattack_gym.datasets import DATASETS, SyntheticSource
+
+    rows = []
+    for source in DATASETS.values():
+        counts, path = source.counts[None], source.locate()
+        is_generated = isinstance(source, SyntheticSource)
+        where = str(path) if path else "generated" if is_generated else "not on this machine"
+        protocols = [name for name in source.counts if name]
+        rows.append(
+            (source.name, counts.n_users, counts.n_items, counts.n_events, protocols, where)
+        )
+    columns = ("name", "n_users", "n_items", "n_events", "protocols", "location")
+    table = markdown_table(
+        ("dataset", "users", "items", "events", "protocols", "location"),
+        [(*row[:4], ", ".join(row[4]) or "-", row[5]) for row in rows],
+    )
+    return Report(
+        text=table, data={"datasets": [dict(zip(columns, row, strict=True)) for row in rows]}
+    )
+
+
+def _data_info(args: argparse.Namespace) -> Report:
+    from recattack_gym.datasets import load
+
+    dataset = load(args.name, data_dir=args.data_dir, protocol=args.protocol)
+    fields: dict[str, object] = {
+        "name": dataset.name,
+        "protocol": dataset.protocol,
+        "n_users": dataset.log.n_users,
+        "n_items": dataset.log.n_items,
+        "n_events": len(dataset.log),
+        "n_samples": dataset.n_samples,
+        "description": dataset.description,
+        "provenance": dataset.provenance,
+        "licence": dataset.licence,
+        "citation": dataset.citation,
+        "content_hash": dataset.log.content_hash,
+    }
+    width = max(map(len, fields))
+    text = "\n".join(f"{name:<{width}}  {'-' if x is None else x}" for name, x in fields.items())
+    return Report(text=text, data=fields)
+
+
+def _data_fetch(args: argparse.Namespace) -> Report:
+    from recattack_gym.datasets import DATASETS, load
+
+    if args.name not in DATASETS:
+        raise UnknownNameError("dataset", args.name, DATASETS)
+    dataset = load(args.name, data_dir=args.data_dir)
+    path = DATASETS[args.name].locate(args.data_dir)
+    data = {
+        "name": args.name,
+        "path": None if path is None else str(path),
+        "n_events": len(dataset.log),
+    }
+    return Report(text=f"{args.name}: {len(dataset.log):,} events, {dataset.provenance}", data=data)
+
+
+def _attack(args: argparse.Namespace) -> Report:
+    from recattack_gym.simulator import PlatformView
+
+    if args.attacker not in ATTACKERS:
+        raise UnknownNameError("attacker", args.attacker, ATTACKERS)
+    attacker = ATTACKERS[args.attacker](dict(args.attacker_config))
+    seed = as_count("--seed", args.seed, at_least=0)
+    n_draws = as_count("--draws", args.draws)
+    watch = Stopwatch()
+    env = make_environment(args.env_id, environment_options(args))
+    simulator = env.simulator
+    view = PlatformView(simulator, env.budget, attacker.knowledge)
+    plans = [attacker.plan(view, rng) for rng in np.random.default_rng(seed).spawn(n_draws)]
+    n_queries = view.n_queries
+    rec_nums = simulator.rec_num(np.stack([plan.item_ids for plan in plans])).tolist()
+    header = {
+        **plans[0].header,
+        "env_id": qualified_id(args.env_id),
+        "seed": seed,
+        "log_hash": simulator.log.content_hash,
+    }
+    profiles = FakeProfiles(plans[0].item_ids, header=header)
+    if args.save is not None:
+        profiles.save(args.save)
+    data: dict[str, object] = {
+        "command": "attack",
+        "env_id": qualified_id(args.env_id),
+        "attacker": attacker.name,
+        **attack_fields(simulator, profiles, side_effects=not args.no_side_effects),
+        "n_queries": n_queries,
+        "draws": rec_nums,
+        "mean_rec_num": float(np.mean(rec_nums)),
+        "best_rec_num": max(rec_nums),
+        "seed": seed,
+        "config": {"env": resolved_config(env), "attacker": asdict(attacker.config)},
+        "profiles": None if args.save is None else str(args.save),
+        **watch.fields(),
+        "versions": versions(),
+    }
+    return Report(text=_describe_attack(data), data=data)
+
+
+def _describe_attack(data: Mapping[str, object]) -> str:
+    share = float(str(data["share"]))
+    lines = [
+        f"{data['attacker']} on {data['env_id']}, seed {data['seed']}",
+        f"RecNum       {data['rec_num']} of at most {data['max_rec_num']} ({share:.1%}); "
+        f"without attack {data['clean_rec_num']}",
+        f"per target   {data['target_exposure']}",
+        f"cost         {data['accounts']} accounts, {data['clicks']} clicks, {data['n_queries']} queries",
+    ]
+    draws = data["draws"]
+    if isinstance(draws, list) and len(draws) > 1:
+        lines.append(
+            f"{len(draws)} draws     mean {data['mean_rec_num']}, best {data['best_rec_num']}"
+        )
+    quality = data.get("side_effects")
+    if isinstance(quality, dict):
+        lines.append(
+            f"side effect  HR@{quality['k']} {quality['clean_hr_at_k']} -> {quality['hr_at_k']}, "
+            f"NDCG@{quality['k']} {quality['clean_ndcg_at_k']} -> {quality['ndcg_at_k']}"
+        )
+    if data["profiles"]:
+        lines.append(f"profiles     {data['profiles']}")
+    return "\n".join(lines)
+
+
+def _train(args: argparse.Namespace) -> Report:
+    from agents.training import TrainingConfig, default_folder, train
+
+    config = TrainingConfig(
+        env_id=qualified_id(args.env_id),
+        env_options=environment_options(args),
+        algo=args.algo,
+        total_steps=args.total_steps,
+        n_envs=args.n_envs,
+        seed=args.seed,
+        eval_episodes=args.eval_episodes,
+        learning_rate=args.learning_rate,
+    )
+    return train(
+        config,
+        default_folder(config) if args.save is None else args.save,
+        resume=args.resume,
+        show_progress=not args.quiet,
+        side_effects=not args.no_side_effects,
+    )
+
+
+def _bench(args: argparse.Namespace) -> Report:
+    result = dict(_benchmark(args.benchmark).run(args))
+    table = str(result.pop("table", ""))
+    return Report(text=table, data={"benchmark": args.benchmark, **result, "versions": versions()})
+
+
+def _benchmark(name: str) -> Benchmark:
+    return cast(Benchmark, import_module(f"agents.benchmark.{name}"))
+
+
+def _demo(args: argparse.Namespace) -> Report:
+    from agents.demo import run_demo
+
+    return run_demo(args.out, seeds=args.seeds, n_queries=args.queries, cache_dir=args.cache_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""What every command reports: one JSON object per run, with enough in it to repeat the run."""
+
+import math
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from recattack_gym import __version__
+from recattack_gym.core import FakeProfiles
+
+if TYPE_CHECKING:
+    from recattack_gym.simulator import PlatformSimulator
+
+REPORTED_PACKAGES = ("numpy", "scipy", "numba", "torch", "gymnasium", "stable-baselines3")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """The outcome of a command, for a person and for a program."""
+
+    text: str
+    """What a terminal shows."""
+    data: Mapping[str, object]
+    """The same as plain JSON values."""
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Measures a command from its construction on."""
+
+    wall_start: float = field(default_factory=time.perf_counter)
+    cpu_start: float = field(default_factory=time.process_time)
+
+    def fields(self) -> dict[str, object]:
+        """Return `cpu_seconds` (of this process on all its threads) and `wall_seconds`."""
+        return {
+            "cpu_seconds": round(time.process_time() - self.cpu_start, 3),
+            "wall_seconds": round(time.perf_counter() - self.wall_start, 3),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Return the version of this package, of Python and of every package that decides numbers."""
+    found = {"recattack-gym": __version__, "python": platform.python_version()}
+    for name in REPORTED_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def attack_fields(
+    simulator: "PlatformSimulator", profiles: FakeProfiles, *, side_effects: bool = True
+) -> dict[str, object]:
+    """Inject profiles once more and return everything that a result row says about their effect.
+
+    Args:
+        simulator: The platform.
+        profiles: What is injected.
+        side_effects: Whether to measure how recommendations for genuine users suffer.
+    """
+    exposure = simulator.exposure(profiles)[0]
+    rec_num = int(exposure.sum())
+    fields: dict[str, object] = {
+        "rec_num": rec_num,
+        "max_rec_num": simulator.max_rec_num,
+        "clean_rec_num": simulator.clean_rec_num,
+        "share": rec_num / simulator.max_rec_num,
+        "target_items": simulator.target_items.tolist(),
+        "target_exposure": exposure.tolist(),
+        "clicks": profiles.budget.n_clicks,
+        "accounts": profiles.budget.n_fake_users,
+        "profiles_hash": profiles.content_hash,
+    }
+    if side_effects and simulator.dataset is not None:
+        quality = simulator.side_effects(profiles)
+        fields["side_effects"] = {
+            "k": quality.k,
+            "clean_hr_at_k": _number(quality.clean_hr_at_k),
+            "hr_at_k": _number(float(quality.hr_at_k[0])),
+            "clean_ndcg_at_k": _number(quality.clean_ndcg_at_k),
+            "ndcg_at_k": _number(float(quality.ndcg_at_k[0])),
+        }
+    return fields
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

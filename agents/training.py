@@ -1,0 +1,197 @@
+"""`recattack train`: settings of a training run, its folder, and what it reports.
+
+Light on purpose: Stable-Baselines3 and torch are imported by `agents.learner`, when training starts.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from agents.options import make_environment, resolved_config
+from agents.reports import Report, Stopwatch, attack_fields, versions
+from recattack_gym.core import ArgumentError, FakeProfiles, UnknownNameError
+from recattack_gym.core.checks import as_count, as_real
+from recattack_gym.core.files import atomic_write
+
+ALGORITHMS = ("ppo", "a2c")
+"""Algorithms of Stable-Baselines3 that fit episodes of N * T clicks with one reward at the end."""
+
+LEARNERS_REWARD = "normalized"
+"""What learners are paid, so that step sizes do not depend on the platform's size."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """Everything that decides the result of a training run."""
+
+    env_id: str = "recattack_gym:RecPoison-NGCF-v0"
+    """Environment, as `module:id`."""
+    env_options: Mapping[str, object] = field(default_factory=dict)
+    """Arguments of the environment that differ from its defaults; plain JSON values."""
+    algo: str = "ppo"
+    """A name from `ALGORITHMS`."""
+    total_steps: int = 128_000
+    """Clicks to train for, rounded up to whole rollouts: 320 attacks of 400 clicks."""
+    n_envs: int = 16
+    """Attacks per rollout, evaluated together; PoisonRec takes 32."""
+    seed: int = 0
+    """Seed of the policy and its samples; the platform has its own (`platform_seed`)."""
+    eval_episodes: int = 16
+    """Fresh attacks, sampled from the final policy, that it is judged by."""
+    learning_rate: float | None = None
+    """Adam's step size; `None` takes 1e-3."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus; 0 as in Stable-Baselines3."""
+    n_epochs: int = 6
+    """PPO's passes over a rollout."""
+    n_minibatches: int = 8
+    """PPO's minibatches per pass."""
+    clip_range: float = 0.2
+    """PPO's clip range; 0.2 as in Stable-Baselines3."""
+    embedding_size: int = 32
+    """Width of an item's embedding in the policy."""
+    hidden_size: int = 64
+    """Width of the policy's and the value function's hidden layer."""
+
+    def __post_init__(self) -> None:
+        if self.algo not in ALGORITHMS:
+            raise UnknownNameError("algorithm", self.algo, ALGORITHMS)
+        for name in (
+            "total_steps",
+            "n_envs",
+            "eval_episodes",
+            "n_epochs",
+            "n_minibatches",
+            "embedding_size",
+            "hidden_size",
+        ):
+            as_count(name, getattr(self, name))
+        as_count("seed", self.seed, at_least=0)
+        if self.learning_rate is not None:
+            as_real("learning_rate", self.learning_rate, above=0.0)
+        as_real("ent_coef", self.ent_coef, at_least=0.0)
+        as_real("clip_range", self.clip_range, above=0.0, at_most=1.0)
+        if "reward" in self.env_options:
+            raise ArgumentError(
+                "env_options must not name a reward: learners are paid the normalised RecNum"
+            )
+
+
+def default_folder(config: TrainingConfig) -> Path:
+    """Return where a run is kept if the user names no folder."""
+    name = config.env_id.split(":")[-1]
+    return Path("recattack-runs") / f"{name}-{config.algo}-seed{config.seed}"
+
+
+def train(
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    show_progress: bool = False,
+    side_effects: bool = True,
+) -> Report:
+    """Train an attacker, and report the best attack that it found and how good its policy is.
+
+    `rec_num` is that of the best of all attacks that the learner tried, evaluated once more: what an
+    attacker would inject. `policy` is the mean over fresh attacks sampled from the final policy.
+    `n_queries` counts every simulated retraining that any of this took.
+
+    Args:
+        config: What to train.
+        folder: Gets `checkpoint.zip` (before every rollout), then `model.zip` (for Stable-Baselines3),
+            `profiles.npz` (the best attack) and `result.json`.
+        resume: Whether to go on from the folder's checkpoint.
+        show_progress: Whether to draw a progress bar on standard error.
+        side_effects: Whether to measure how recommendations for genuine users suffer.
+
+    Raises:
+        ArgumentError: If the folder holds a run and `resume` is false, or it is another run's.
+        ArtifactError: If there is nothing to resume, or it is damaged.
+        KeyboardInterrupt: When interrupted; its message says how to go on.
+    """
+    checkpoint = folder / "checkpoint.zip"
+    if checkpoint.exists() and not resume:
+        raise ArgumentError(
+            f"{folder} already holds a run: add --resume to go on with it, or save to another folder"
+        )
+    watch = Stopwatch()
+    env = make_environment(config.env_id, {**config.env_options, "reward": LEARNERS_REWARD})
+    from agents.learner import Learner
+
+    learner = Learner(config, checkpoint, resume=resume, show_progress=show_progress)
+    try:
+        learner.run()
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"interrupted after {len(learner.progress.rec_nums)} attacks; {checkpoint} has what was "
+            f"learnt before the last rollout: repeat the command with --save {folder} --resume to go on"
+        ) from error
+    progress = learner.progress
+    fresh, _ = learner.sample(config.eval_episodes)
+    header = {
+        "attacker": config.algo,
+        "env_id": config.env_id,
+        "seed": config.seed,
+        "config": _as_json(asdict(config)),
+        "target_items": env.simulator.target_items.tolist(),
+        "log_hash": env.simulator.log.content_hash,
+        "n_queries": len(progress.rec_nums),
+    }
+    profiles = FakeProfiles(learner.best_profiles, header=header)
+    n_queries = {"training": len(progress.rec_nums), "policy": len(fresh), "best": 1}
+    data: dict[str, object] = {
+        "command": "train",
+        "env_id": config.env_id,
+        "algo": config.algo,
+        **attack_fields(env.simulator, profiles, side_effects=side_effects),
+        "best_in_training": progress.best_rec_num,
+        "policy": {
+            "mean_rec_num": float(fresh.mean()),
+            "std_rec_num": float(fresh.std()),
+            "n_attacks": len(fresh),
+        },
+        "n_queries": sum(n_queries.values()),
+        "queries": n_queries,
+        "total_steps": learner.total_steps,
+        "curve": progress.rec_nums,
+        "seed": config.seed,
+        "config": {"training": _as_json(asdict(config)), "env": resolved_config(env)},
+        "folder": str(folder),
+        **watch.fields(),
+        "versions": versions(),
+    }
+    profiles.save(folder / "profiles.npz")
+    model = io.BytesIO()
+    learner.model.save(model)
+    with atomic_write(folder / "model.zip") as stream:
+        stream.write(model.getvalue())
+    with atomic_write(folder / "result.json") as stream:
+        stream.write(json.dumps(data, indent=1, allow_nan=False).encode())
+    return Report(text=_describe(data, fresh), data=data)
+
+
+def _describe(
+    data: Mapping[str, object], fresh: "np.ndarray[tuple[int], np.dtype[np.int64]]"
+) -> str:
+    share = float(str(data["share"]))
+    return "\n".join(
+        [
+            f"{data['algo']} on {data['env_id']}, seed {data['seed']}",
+            f"best attack  RecNum {data['rec_num']} of at most {data['max_rec_num']} ({share:.1%}); "
+            f"without attack {data['clean_rec_num']}",
+            f"policy       RecNum {fresh.mean():.1f} +- {fresh.std():.1f} over {len(fresh)} fresh attacks",
+            f"cost         {data['accounts']} accounts, {data['clicks']} clicks, "
+            f"{data['n_queries']} queries, {data['cpu_seconds']} CPU seconds",
+            f"saved in     {data['folder']}",
+        ]
+    )
+
+
+def _as_json(value: object) -> object:
+    plain: object = json.loads(json.dumps(value, default=str))
+    return plain
