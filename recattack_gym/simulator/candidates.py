@@ -45,9 +45,8 @@ def draw_candidates(
     indptr, seen = log.seen
     is_target = np.zeros(log.n_items, dtype=np.bool_)
     is_target[target_items] = True
-    seen_targets = np.add.reduceat(np.append(is_target[seen], False), indptr[:-1]) * (
-        np.diff(indptr) > 0
-    )
+    targets_before = np.concatenate([[0], np.cumsum(is_target[seen])])
+    seen_targets = targets_before[indptr[1:]] - targets_before[indptr[:-1]]
     unseen = log.n_items - len(target_items) - (np.diff(indptr) - seen_targets)
     if int(unseen.min()) < n_drawn:
         user = int(unseen.argmin())

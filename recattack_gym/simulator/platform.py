@@ -227,9 +227,9 @@ class PlatformSimulator:
         Raises:
             StateError: If the platform was made from a log, which has no held-out items.
         """
-        test_items = self._held_out().test_items
-        users = np.flatnonzero(test_items >= 0)
-        held_out = test_items[users]
+        split = self._held_out()
+        users = np.flatnonzero(split.evaluable("test"))
+        held_out = split.test_items[users]
         batch = as_profile_batch(profiles, self.n_items)
         shown = [
             victim.recommend(users, self.k)
