@@ -36,7 +36,7 @@ def test_black_box_sees_popularity_and_nothing_more() -> None:
     assert black_box.n_items == 11
     assert black_box.goal.target_items == (9, 10)
     for secret in ("log", "victim_name", "victim_config"):
-        with pytest.raises(KnowledgeError, match="needs? knowledge"):
+        with pytest.raises(KnowledgeError, match=r"needs? knowledge"):
             getattr(black_box, secret)
 
 
