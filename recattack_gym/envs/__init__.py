@@ -3,5 +3,22 @@
 from recattack_gym.envs.poison_env import PoisonEnv
 from recattack_gym.envs.poison_vector_env import PoisonVectorEnv
 from recattack_gym.envs.rewards import REWARDS, Reward
+from recattack_gym.envs.wrappers import (
+    BlackBox,
+    FlatObservation,
+    FlatVectorObservation,
+    GroupedActions,
+    GroupedVectorActions,
+)
 
-__all__ = ["REWARDS", "PoisonEnv", "PoisonVectorEnv", "Reward"]
+__all__ = [
+    "REWARDS",
+    "BlackBox",
+    "FlatObservation",
+    "FlatVectorObservation",
+    "GroupedActions",
+    "GroupedVectorActions",
+    "PoisonEnv",
+    "PoisonVectorEnv",
+    "Reward",
+]

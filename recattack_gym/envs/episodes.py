@@ -80,7 +80,7 @@ class Episodes:
         over: NDArray[np.bool_] = self.n_clicks == self.budget.n_clicks
         return over
 
-    def spaces(self) -> tuple[spaces.Dict, spaces.Discrete[np.int64]]:
+    def spaces(self) -> "tuple[spaces.Dict, spaces.Discrete[np.int64]]":
         """Return the observation and the action space of one copy."""
         n_fake_users, profile_size = self.budget.n_fake_users, self.budget.profile_size
         observation = spaces.Dict(

@@ -124,6 +124,14 @@ class PoisonVectorEnv(
         "render_fps": RENDER_FPS,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
+    per_copy_attributes = (
+        "action_masks",
+        "last_profiles",
+        "n_queries",
+        "np_random",
+        "np_random_seed",
+    )
+    """Attributes and methods whose values have one row per copy; all others are shared."""
 
     def __init__(
         self,

@@ -138,19 +138,24 @@ def _draw_clicks(scene: Scene, axes: "Axes") -> None:
 
 
 def _draw_exposure(scene: Scene, axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
     after = scene.clean_exposure if scene.exposure is None else scene.exposure
     change = np.abs(after - scene.clean_exposure)
     shown = np.sort(np.argsort(-change, kind="stable")[:MOST_BARS])
     rows = np.arange(len(shown))
-    axes.barh(rows - 0.2, scene.clean_exposure[shown], 0.4, label="clean", color="#7f7f7f")
-    poisoned = np.zeros(len(shown)) if scene.exposure is None else after[shown]
-    axes.barh(rows + 0.2, poisoned, 0.4, label="poisoned", color="#d62728")
+    axes.bar_label(
+        axes.barh(rows - 0.2, scene.clean_exposure[shown], 0.4, label="clean", color="#7f7f7f")
+    )
+    if scene.exposure is not None:
+        axes.bar_label(axes.barh(rows + 0.2, after[shown], 0.4, label="poisoned", color="#d62728"))
     names = [scene.item_names[item] for item in scene.target_items[shown]]
     axes.set_yticks(rows, [name if len(name) <= 16 else f"{name[:15]}…" for name in names])
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlim(0, max(1, int(after.max()), int(scene.clean_exposure.max())) * 1.05)
+    axes.set_xlim(0, max(1, int(after.max()), int(scene.clean_exposure.max())) * 1.15)
     axes.set(title=scene.result, xlabel="users who are shown the target")
-    axes.legend(loc="lower right")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="best")
 
 
 def as_image(scene: Scene) -> NDArray[np.uint8]:
