@@ -128,7 +128,7 @@ class Learner:
             actions, _ = self.model.predict(observation, deterministic=False)  # type: ignore[arg-type]
             observation, _, _, infos = env.step(actions)
         rec_nums = np.array([info["rec_num"] for info in infos], dtype=np.int64)
-        return rec_nums, np.array(env.get_attr("last_profiles")[0])
+        return rec_nums, np.stack(env.get_attr("last_profiles"))
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ class _Recorder(BaseCallback):
 
     def _note(self, ended: NDArray[np.int64]) -> None:
         progress = self._learner.progress
-        profiles = self.training_env.get_attr("last_profiles")[0]
+        profiles = self.training_env.get_attr("last_profiles")
         is_nuke = self._goal.direction == "nuke"
         rec_nums = [self.locals["infos"][copy]["rec_num"] for copy in ended]
         for copy, rec_num in zip(ended, rec_nums, strict=True):
