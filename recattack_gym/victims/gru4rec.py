@@ -43,15 +43,15 @@ _BUCKET = 16
 class GRU4RecConfig(GradientConfig):
     """Settings of `GRU4Rec`. An example is a session of up to `max_length + 1` clicks."""
 
-    epochs: int = 15
+    epochs: int = 10
     """Passes over the log in clean training and in `retrain="full"`."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     """Step size of clean training."""
     batch_size: int = 128
     """Sessions per gradient step of clean training."""
     max_length: int = 20
     """How many of a user's last clicks are read."""
-    n_negatives: int = 1024
+    n_negatives: int = 256
     """Items that stand for the catalogue in the softmax; drawn for each batch and shared by it."""
     sample_alpha: float = 0.5
     """Items are drawn in proportion to (1 + clicks) to this power: 0 is uniform, 1 by popularity."""

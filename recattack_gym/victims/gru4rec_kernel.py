@@ -121,13 +121,14 @@ class Workspace(NamedTuple):
 
     current: Parameters
     gradient: Parameters
+    """Zero between steps."""
     first: Parameters
     second: Parameters
     tape: Tape
     touched: NDArray[np.int64]
     """Shape `(R,)`: item ids by row number."""
     row_of: NDArray[np.int32]
-    """Shape `(n_items,)`: the inverse, -1 where untouched."""
+    """Shape `(n_items,)`: the inverse while rows are numbered, else -1."""
     click_rows: NDArray[np.int32]
     """Shape of `Sessions.clicks`."""
     negative_rows: NDArray[np.int32]
@@ -210,87 +211,81 @@ def _advance(
 
 
 @compiled
-def finetune(
-    sessions: Sessions,
-    profile: NDArray[np.int64],
-    clean: Parameters,
-    work: Workspace,
-    learning_rate: float,
-    reg: float,
-) -> int:
-    """Train `work.current` on one poison set, from the clean parameters.
+def train(sessions: Sessions, work: Workspace, learning_rate: float, reg: float) -> None:
+    """Run the schedule on a workspace that `start` has made ready.
+
+    Args:
+        sessions: The schedule.
+        work: Numbered and filled by `GRU4RecEngine._finetune`; `work.current` is trained.
+        learning_rate: Adam's.
+        reg: L2 penalty on the vectors of a batch's clicks.
+    """
+    tape, slope = work.tape, work.gradient.rows.vectors
+    for batch in range(len(sessions.batch_indptr) - 1):
+        n_steps = _pack(sessions, batch, work)
+        _forward(work, n_steps)
+        _softmax(sessions, batch, work, n_steps)
+        _backward(work, n_steps)
+        n_clicks = tape.offset[n_steps]
+        shrink = np.float32(reg) / np.float32(n_clicks)
+        for c in range(n_clicks):
+            row = tape.rows[c]
+            for j in range(slope.shape[1]):
+                slope[row, j] += tape.d_clicks[c, j] + shrink * tape.clicks[c, j]
+        _adam(work, work.n_rows[batch], learning_rate, batch + 1)
+
+
+@compiled
+def number_rows(sessions: Sessions, profile: NDArray[np.int64], work: Workspace) -> int:
+    """Number the items that one poison set touches, by first touch.
 
     Args:
         sessions: The schedule.
         profile: Shape `(N, T)`.
-        clean: All parameters, rows numbered by item; unchanged.
-        work: Changed.
-        learning_rate: Adam's.
-        reg: L2 penalty on the vectors of a batch's clicks.
+        work: `touched`, `n_rows` and the rows of clicks and negatives are written.
 
     Returns:
-        How many items' rows were touched: `work.touched[:n]` and the first rows of `work.current.rows`.
+        How many there are.
     """
-    n = _number_rows(sessions, profile, work)
-    for row in range(n):
-        item = work.touched[row]
-        work.row_of[item] = -1
-        work.current.rows.vectors[row] = clean.rows.vectors[item]
-        work.current.rows.bias[row] = clean.rows.bias[item]
-    _clear_rows(work.gradient.rows, n)
-    _clear_rows(work.first.rows, n)
-    _clear_rows(work.second.rows, n)
-    _copy(clean.recurrent, work.current.recurrent)
-    for moment in (work.first.recurrent, work.second.recurrent):
-        moment.w_in[:] = np.float32(0.0)
-        moment.w_state[:] = np.float32(0.0)
-        moment.b_in[:] = np.float32(0.0)
-        moment.b_state[:] = np.float32(0.0)
-    for batch in range(len(sessions.batch_indptr) - 1):
-        _add_gradient(sessions, batch, work, np.float32(reg))
-        _adam(work, work.n_rows[batch], learning_rate, batch + 1)
-    return n
-
-
-@compiled
-def _number_rows(sessions: Sessions, profile: NDArray[np.int64], work: Workspace) -> int:
-    """Number items by first touch; the profile's clicks are filled in on the way."""
     profile_size = profile.shape[1]
     n = 0
     for batch in range(len(sessions.batch_indptr) - 1):
         start = sessions.indptr[sessions.batch_indptr[batch]]
         for c in range(start, sessions.indptr[sessions.batch_indptr[batch + 1]]):
-            click = np.int64(sessions.clicks[c])
-            if click < 0:
-                click = profile[(-1 - click) // profile_size, (-1 - click) % profile_size]
-            if work.row_of[click] < 0:
-                work.row_of[click] = n
-                work.touched[n] = click
-                n += 1
-            work.click_rows[c] = work.row_of[click]
+            item = np.int64(sessions.clicks[c])
+            if item < 0:
+                item = profile[(-1 - item) // profile_size, (-1 - item) % profile_size]
+            n = _touch(item, n, work)
+            work.click_rows[c] = work.row_of[item]
         for j in range(sessions.negatives.shape[1]):
-            item = sessions.negatives[batch, j]
-            if work.row_of[item] < 0:
-                work.row_of[item] = n
-                work.touched[n] = item
-                n += 1
+            item = np.int64(sessions.negatives[batch, j])
+            n = _touch(item, n, work)
             work.negative_rows[batch, j] = work.row_of[item]
         work.n_rows[batch] = n
+    for row in range(n):
+        work.row_of[work.touched[row]] = -1
     return n
 
 
 @compiled
-def _clear_rows(rows: Rows, n: int) -> None:
-    rows.vectors[:n] = np.float32(0.0)
-    rows.bias[:n] = np.float32(0.0)
+def _touch(item: np.int64, n: int, work: Workspace) -> int:
+    if work.row_of[item] >= 0:
+        return n
+    work.row_of[item] = n
+    work.touched[n] = item
+    return n + 1
 
 
 @compiled
-def _copy(source: Recurrent, target: Recurrent) -> None:
-    target.w_in[:] = source.w_in
-    target.w_state[:] = source.w_state
-    target.b_in[:] = source.b_in
-    target.b_state[:] = source.b_state
+def _clear(array: NDArray[np.float32]) -> None:
+    array.ravel().fill(np.float32(0.0))
+
+
+@compiled
+def _copy(source: NDArray[np.float32], target: NDArray[np.float32]) -> None:
+    """Copy numbers; a loop, since numba compiles slice assignment twenty times as long."""
+    for x in range(len(source)):
+        target[x] = source[x]
 
 
 @compiled
@@ -321,22 +316,6 @@ def _adam(work: Workspace, n_rows: int, learning_rate: float, step: int) -> None
 
 
 @compiled
-def _add_gradient(sessions: Sessions, batch: int, work: Workspace, reg: np.float32) -> None:
-    """Add the gradient of one batch's loss to `work.gradient`, which is zero before."""
-    n_steps = _pack(sessions, batch, work)
-    _forward(work, n_steps)
-    _softmax(sessions, batch, work, n_steps)
-    _backward(work, n_steps)
-    tape, vectors = work.tape, work.gradient.rows.vectors
-    n_clicks = tape.offset[n_steps]
-    shrink = reg / np.float32(n_clicks)
-    for c in range(n_clicks):
-        row = tape.rows[c]
-        for j in range(vectors.shape[1]):
-            vectors[row, j] += tape.d_clicks[c, j] + shrink * tape.clicks[c, j]
-
-
-@compiled
 def _pack(sessions: Sessions, batch: int, work: Workspace) -> int:
     """Lay the batch's clicks out step by step; return the number of steps."""
     tape, vectors = work.tape, work.current.rows.vectors
@@ -350,7 +329,7 @@ def _pack(sessions: Sessions, batch: int, work: Workspace) -> int:
         for s in range(alive):
             row = work.click_rows[sessions.indptr[first + s] + t]
             tape.rows[n] = row
-            tape.clicks[n] = vectors[row]
+            _copy(vectors[row], tape.clicks[n])
             n += 1
     tape.offset[n_steps] = n
     return int(n_steps)
@@ -361,7 +340,7 @@ def _forward(work: Workspace, n_steps: int) -> None:
     """Compute the states before all clicks and remember the gates."""
     tape, weights = work.tape, work.current.recurrent
     d = tape.clicks.shape[1]
-    tape.states[: tape.offset[1]] = np.float32(0.0)
+    _clear(tape.states[: tape.offset[1]])
     n_inputs = tape.offset[n_steps - 1]
     if n_inputs == 0:
         return
@@ -369,7 +348,7 @@ def _forward(work: Workspace, n_steps: int) -> None:
     for t in range(n_steps - 1):
         start, n = tape.offset[t], tape.offset[t + 2] - tape.offset[t + 1]
         if t == 0:
-            tape.from_state[:n] = np.float32(0.0)
+            _clear(tape.from_state[:n])
         else:
             states = tape.states[start : start + n]
             np.dot(states, weights.w_state.T, tape.from_state[start : start + n])
@@ -395,7 +374,7 @@ def _softmax(sessions: Sessions, batch: int, work: Workspace, n_steps: int) -> N
     negatives = work.negative_rows[batch]
     n_negatives, d = len(negatives), tape.clicks.shape[1]
     for j in range(n_negatives):
-        tape.others[j] = rows.vectors[negatives[j]]
+        _copy(rows.vectors[negatives[j]], tape.others[j])
         tape.other_bias[j] = (
             rows.bias[negatives[j]] + sessions.log_weight[sessions.negatives[batch, j]]
         )
@@ -428,7 +407,7 @@ def _softmax(sessions: Sessions, batch: int, work: Workspace, n_steps: int) -> N
         for j in range(d):
             tape.d_states[c, j] += tape.d_own[c] * tape.clicks[c, j]
             tape.d_clicks[c, j] = tape.d_own[c] * states[c, j]
-    tape.other_bias[:] = np.float32(0.0)
+    tape.other_bias.fill(np.float32(0.0))
     for c in range(n_clicks):
         for j in range(n_negatives):
             tape.other_bias[j] += scores[c, j]
@@ -464,8 +443,8 @@ def _backward(work: Workspace, n_steps: int) -> None:
                 d_before[j] += d_after[j] * update
                 click[j], click[d + j], click[2 * d + j] = d_reset, d_update, d_new
                 state[j], state[d + j], state[2 * d + j] = d_reset, d_update, d_new * reset
-        tape.from_click[start + n : end] = np.float32(0.0)
-        tape.from_state[start + n : end] = np.float32(0.0)
+        _clear(tape.from_click[start + n : end])
+        _clear(tape.from_state[start + n : end])
         if t > 0:
             np.dot(tape.from_state[start : start + n], weights.w_state, tape.product[:n])
             for s in range(n):
@@ -511,11 +490,11 @@ def count_exposure(
     target_scores = np.empty(n_targets, dtype=np.float32)
     order = np.empty(n_targets, dtype=np.int64)
     scores = np.empty(contest.candidates.shape[1], dtype=np.float32)
-    counts[:] = 0
+    counts.fill(0)
     for first in range(0, n_users, len(table.states)):
         n_block = min(len(table.states), n_users - first)
-        table.states[:] = np.float32(0.0)
-        table.from_state[:] = np.float32(0.0)
+        _clear(table.states)
+        _clear(table.from_state)
         n = n_block
         for t in range(contest.lengths[first]):
             while contest.lengths[first + n - 1] <= t:
@@ -597,42 +576,6 @@ def _is_before(score: np.float32, item: int, other_score: np.float32, other: int
     return bool(score > other_score or (score == other_score and item < other))
 
 
-@compiled
-def poison_and_count(
-    sessions: Sessions,
-    profile: NDArray[np.int64],
-    clean: Parameters,
-    table: Table,
-    work: Workspace,
-    contest: Contest,
-    counts: NDArray[np.int64],
-    learning_rate: float,
-    reg: float,
-) -> None:
-    """Fine-tune on one poison set, count, and leave the table as it was.
-
-    Args:
-        sessions: The schedule.
-        profile: Shape `(N, T)`.
-        clean: All parameters, rows numbered by item.
-        table: Of this thread.
-        work: Of this thread.
-        contest: The lists.
-        counts: Shape `(n_targets,)`, written.
-        learning_rate: Adam's.
-        reg: L2 penalty on the vectors of a batch's clicks.
-    """
-    n = finetune(sessions, profile, clean, work, learning_rate, reg)
-    for row in range(n):
-        table.vectors[work.touched[row]] = work.current.rows.vectors[row]
-        table.bias[work.touched[row]] = work.current.rows.bias[row]
-    count_exposure(contest, work.current.recurrent, table, counts)
-    for row in range(n):
-        item = work.touched[row]
-        table.vectors[item] = clean.rows.vectors[item]
-        table.bias[item] = clean.rows.bias[item]
-
-
 # -- engine ----------------------------------------------------------------------------------------
 
 
@@ -673,20 +616,35 @@ class GRU4RecEngine:
             table = _make_table(self._clean.rows)
             workspace = _make_workspace(self._clean, sessions)
             for m in sets:
-                poison_and_count(
-                    sessions,
-                    profiles[m],
-                    self._clean,
-                    table,
-                    workspace,
-                    self._contest,
-                    counts[m],
-                    self._learning_rate,
-                    self._reg,
-                )
+                touched = self._finetune(profiles[m], sessions, workspace)
+                table.vectors[touched] = workspace.current.rows.vectors[: len(touched)]
+                table.bias[touched] = workspace.current.rows.bias[: len(touched)]
+                count_exposure(self._contest, workspace.current.recurrent, table, counts[m])
+                table.vectors[touched] = self._clean.rows.vectors[touched]
+                table.bias[touched] = self._clean.rows.bias[touched]
 
         over_sets(len(profiles), work)
         return counts
+
+    def _finetune(
+        self, profile: NDArray[np.int64], sessions: Sessions, work: Workspace
+    ) -> NDArray[np.int64]:
+        """Train `work.current`; return the items that its rows belong to."""
+        n = number_rows(sessions, profile, work)
+        touched = work.touched[:n]
+        np.take(self._clean.rows.vectors, touched, axis=0, out=work.current.rows.vectors[:n])
+        np.take(self._clean.rows.bias, touched, out=work.current.rows.bias[:n])
+        for weights, clean_weights in zip(
+            work.current.recurrent, self._clean.recurrent, strict=True
+        ):
+            np.copyto(weights, clean_weights)
+        for moments in (work.first, work.second):
+            for array in moments.recurrent:
+                array.fill(0.0)
+            for array in moments.rows:
+                array[:n] = 0.0
+        train(sessions, work, self._learning_rate, self._reg)
+        return touched
 
     def _sessions(self, profile_shape: tuple[int, int], seed: int) -> Sessions:
         key = (*profile_shape, seed)
