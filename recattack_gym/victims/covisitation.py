@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.victims.base import State, Victim, VictimConfig, state_array
+from recattack_gym.victims.base import ExposureEngine, State, Victim, VictimConfig, state_array
+from recattack_gym.victims.ranking import CandidateLists
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -87,6 +88,11 @@ class CoVisitation(Victim):
         self._pairs = state_array(state, "pairs", (None,)).astype(np.int64)
         self._covisits = state_array(state, "covisits", self._pairs.shape).astype(np.int64)
         self._forget_shares()
+
+    def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine:
+        from recattack_gym.victims.covisitation_kernel import CoVisitationEngine
+
+        return CoVisitationEngine(self._pairs, self._covisits, self._visits, lists)
 
     def _forget_shares(self) -> None:
         self.__dict__.pop("_shares", None)

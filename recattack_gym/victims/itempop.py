@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.victims.base import State, Victim, VictimConfig, state_array
+from recattack_gym.victims.base import ExposureEngine, State, Victim, VictimConfig, state_array
+from recattack_gym.victims.ranking import CandidateLists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,3 +46,10 @@ class ItemPop(Victim):
 
     def _set_state(self, state: State) -> None:
         self._clicks = state_array(state, "clicks", (self.log.n_items,)).astype(np.int64)
+
+    def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine:
+        from recattack_gym.victims.itempop_kernel import ItemPopCandidates, ItemPopCatalogue
+
+        if lists.item_ids is None:
+            return ItemPopCatalogue(self._clicks, lists)
+        return ItemPopCandidates(self._clicks, lists, lists.item_ids)

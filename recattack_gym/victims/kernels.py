@@ -28,6 +28,12 @@ def compiled(function: F) -> F:
     return cast(F, decorate(function))
 
 
+def compiled_exactly(function: F) -> F:
+    """Compile with numba as `compiled` does, but keep IEEE arithmetic: for whole numbers and infinities."""
+    decorate = numba.njit(nogil=True, cache=True, error_model="numpy")
+    return cast(F, decorate(function))
+
+
 @compiled
 def mix_word(z: np.uint64) -> np.uint64:
     """Scramble one 64-bit word; the scalar twin of `core.random.mix`."""

@@ -28,7 +28,13 @@ QUICK_GRADIENT: Mapping[str, object] = MappingProxyType(
     }
 )
 
-LEARNING: Mapping[str, Mapping[str, object]] = MappingProxyType({})
+LEARNING: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "NGCF": {"learning_rate": 0.005},
+        "NeuMF": {"epochs": 20},
+        "PMF": {"epochs": 300, "reg": 0.1},
+    }
+)
 """Settings with which a victim learns the checkerboard, by victim name, over the default below."""
 
 LEARNING_GRADIENT: Mapping[str, object] = MappingProxyType(
