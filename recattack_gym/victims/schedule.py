@@ -106,7 +106,7 @@ def make_schedule(
     n_clicks = n_fake_users * profile_size
     n_replayed = min(round(replay * n_clicks), len(log))
     per_epoch = n_clicks + n_replayed
-    clicks, users, items = [], [], []
+    clicks, users, items = ([np.zeros(0, dtype=np.int64)] for _ in range(3))  # for no epochs
     for epoch in range(epochs):
         if n_replayed == len(log):
             picked = np.arange(len(log))
