@@ -10,6 +10,7 @@ from pathlib import Path
 from recattack_gym.core.errors import DataError
 
 _LOGGER = logging.getLogger(__name__)
+BLOCK_BYTES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,10 +67,9 @@ class Download:
         import pooch
         import requests
 
-        downloader = pooch.HTTPDownloader(timeout=self.timeout, progressbar=True)
         try:
             pooch.retrieve(
-                self.url, self.known_hash, fname=self.file, path=folder, downloader=downloader
+                self.url, self.known_hash, fname=self.file, path=folder, downloader=self._stream
             )
         except requests.HTTPError as error:
             answer = error.response
@@ -80,6 +80,20 @@ class Download:
         except OSError as error:  # the folder: full, or not ours
             return error, False
         return None, False
+
+    def _stream(self, url: str, output_file: str, _pooch: object) -> None:
+        """Write what `url` answers to `output_file`; pooch's own way leaves sockets open on errors."""
+        import requests
+        from tqdm import tqdm
+
+        as_it_is = {"Accept-Encoding": "identity"}  # else a .gz might arrive decompressed
+        with requests.get(url, stream=True, timeout=self.timeout, headers=as_it_is) as response:
+            response.raise_for_status()
+            size = int(response.headers.get("Content-Length", 0)) or None
+            bar = tqdm(total=size, unit="B", unit_scale=True, desc=self.file)
+            with bar, Path(output_file).open("wb") as stream:
+                for block in response.iter_content(BLOCK_BYTES):
+                    bar.update(stream.write(block))
 
     def _reason(self, fault: Exception) -> str:
         """Say in a few words what went wrong; requests' own words for "offline" fill a screen."""

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -47,6 +48,8 @@ MISSING_MARKS = frozenset(
     )
 )
 """What pandas and databases write for a value that is not there."""
+BLOCK_BYTES = 2**20
+WHOLE = re.compile(r"-?\d+")
 FRACTION = re.compile(r"[+-]?\d+\.\d*")
 NEGATIVE = re.compile(r"-\d+")
 
@@ -165,24 +168,26 @@ def read_table(file: TextFile, kinds: Mapping[str, Kind], layout: Layout) -> Tab
         DataError: If the file is empty, damaged or not text, a column is missing, a row has too few
             or too many fields, or a value is not of its kind.
     """
+    _refuse_zero_bytes(file)
     names = column_names(file, layout)
     missing = [name for name in kinds if name not in names]
     if missing:
         raise DataError(
             f"{file.label} has no column {missing[0]!r}; its columns are {', '.join(names)}"
         )
-    frame = _parse(file, names, layout, as_text=[name for name in kinds if kinds[name] == "text"])
+    as_text = _text_columns(file, names, kinds, layout)
+    frame = _parse(file, names, layout, as_text)
     if frame is None:
         raise _first_fault(file, names, kinds, layout)
     if len(frame) == 0:
         raise DataError(f"{file.label} has no events")
-    as_text = [
+    late_text = [
         name
         for name, kind in kinds.items()
-        if kind == "text" or (kind == "label" and frame[name].dtype.kind != "i")
+        if kind == "label" and name not in as_text and frame[name].dtype.kind != "i"
     ]
-    if any(kinds[name] == "label" for name in as_text):
-        frame = _parse(file, names, layout, as_text=as_text)
+    if late_text:
+        frame = _parse(file, names, layout, as_text + late_text)
     table = Table({}, {}, {})
     for name, kind in kinds.items():
         if frame is None or not _take_column(table, name, frame.pop(name), kind):
@@ -204,6 +209,8 @@ def column_names(file: TextFile, layout: Layout) -> list[str]:
         first = next(_rows(file, layout), None)
     if first is None:
         raise DataError(f"{file.label} is empty")
+    if any("\0" in field for field in first[1]):
+        raise _zero_byte(file, first[0])
     if not layout.header:
         return [str(position) for position in range(len(first[1]))]
     names = [name.strip() for name in first[1]]
@@ -211,6 +218,37 @@ def column_names(file: TextFile, layout: Layout) -> list[str]:
     if twice:
         raise DataError(f"{file.label}, line {first[0]}: two columns are called {twice[0]!r}")
     return names
+
+
+def _refuse_zero_bytes(file: TextFile) -> None:
+    """Raise `DataError` at a zero byte: pandas 2 would end the field there."""
+    n_lines = 1
+    with _damage_reported(file.label), file.open() as stream:
+        while block := stream.read(BLOCK_BYTES):
+            if b"\0" in block:
+                line = n_lines + block[: block.index(b"\0")].count(b"\n")
+                raise _zero_byte(file, line)
+            n_lines += block.count(b"\n")
+
+
+def _zero_byte(file: TextFile, line: int) -> DataError:
+    return DataError(f"{file.label}, line {line}: has a zero byte; save the file as UTF-8 text")
+
+
+def _text_columns(
+    file: TextFile, names: list[str], kinds: Mapping[str, Kind], layout: Layout
+) -> list[str]:
+    """Return the columns to read as text: those that must be, and labels that do not start as numbers."""
+    with _damage_reported(file.label):
+        rows = _rows(file, layout)
+        first = next(islice(rows, int(layout.header), None), (0, []))[1]
+    sample = dict(zip(names, first, strict=False))
+    return [
+        name
+        for name, kind in kinds.items()
+        if kind == "text"
+        or (kind == "label" and not WHOLE.fullmatch(sample.get(name, "0").strip()))
+    ]
 
 
 def _parse(
@@ -302,8 +340,8 @@ def _label_fault(label: str) -> str | None:
         return "must not be negative"
     if FRACTION.fullmatch(label):
         return "must be a whole number or text, not a decimal number"
-    if any(character in label for character in "\n\r\0"):
-        return "must not contain a line break or a zero byte (is a quote left open?)"
+    if "\n" in label or "\r" in label:
+        return "must not contain a line break (is a quote left open?)"
     return None
 
 
@@ -361,7 +399,8 @@ def _find_fault(
             for position, name, kind in wanted:
                 reason = _value_fault(fields[position], kind)
                 if reason:
-                    return DataError(f"{where}: {name} {reason}, got {fields[position]!r}")
+                    column = name if layout.header else f"column {name}"
+                    return DataError(f"{where}: {column} {reason}, got {fields[position]!r}")
     return None
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recattack_gym.core.errors import ArgumentError
@@ -22,6 +22,7 @@ def a_log(sequences: list[list[int]], n_items: int = 6) -> Interactions:
     )
 
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # busy machines
 SEQUENCES = st.lists(st.lists(st.integers(0, 5), max_size=7), min_size=1, max_size=6)
 
 
@@ -41,6 +42,7 @@ def test_a_user_with_fewer_than_three_events_keeps_them_for_training() -> None:
     assert [split.train.items_of(user).tolist() for user in range(4)] == [[], [3], [1, 2], [0]]
 
 
+@UNHURRIED
 @given(SEQUENCES)
 def test_the_parts_put_together_are_the_log_again(sequences: list[list[int]]) -> None:
     split = leave_one_out(a_log(sequences))
@@ -51,6 +53,7 @@ def test_the_parts_put_together_are_the_log_again(sequences: list[list[int]]) ->
         assert split.before_test.items_of(user).tolist() + rest[1:] == sequence
 
 
+@UNHURRIED
 @given(SEQUENCES)
 def test_a_user_is_evaluable_if_the_answer_is_new_to_her(sequences: list[list[int]]) -> None:
     split = leave_one_out(a_log(sequences))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recattack_gym.core.errors import ArgumentError
@@ -29,7 +29,7 @@ def test_the_default_dataset_never_changes_unnoticed() -> None:
     assert load("synthetic").log.content_hash.startswith(GOLDEN_HASH)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(1, 40),
     st.integers(1, 5),
