@@ -1,4 +1,4 @@
-"""Compiled training of matrix factorisations (BPR, PMF) and their fast poisoning engine."""
+"""Compiled pieces of matrix factorisations (BPR, PMF): clean training, fine-tuning, counting."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import counter_words
 from recattack_gym.victims.factors import Factors
-from recattack_gym.victims.kernels import compiled, draw_below, stream_key
+from recattack_gym.victims.kernels import adam_rows, compiled, draw_below, stream_key
 from recattack_gym.victims.schedule import MAX_TRIES
 
 _VISITS, _NEGATIVES = 16, 1 << 20
@@ -208,3 +208,351 @@ def _pmf_epoch(
                 x, y = p[d], q[d]
                 p[d] = x + rate * (error * y - reg * x)
                 q[d] = y + rate * (error * x - reg * y)
+
+
+@compiled
+def number_rows(
+    ids: NDArray[np.int32],
+    batch_indptr: NDArray[np.int64],
+    places: NDArray[np.int32],
+    rows: NDArray[np.int32],
+    local: NDArray[np.int32],
+    n_active: NDArray[np.int64],
+) -> int:
+    """Number rows by first use, so that the rows that have moved are a prefix.
+
+    Args:
+        ids: Shape `(S, w)`: the rows that each example uses.
+        batch_indptr: Shape `(n_batches + 1,)`.
+        places: Shape `(n_rows_of_table,)`, -1 on entry; the number of each row that is used.
+        rows: Written: the id of each number.
+        local: Written, shape `(S, w)`: numbers in place of ids.
+        n_active: Written, shape `(n_batches,)`: rows used up to and including each batch.
+
+    Returns:
+        How many rows are used.
+    """
+    n = 0
+    for batch in range(len(n_active)):
+        for s in range(batch_indptr[batch], batch_indptr[batch + 1]):
+            for j in range(ids.shape[1]):
+                row = ids[s, j]
+                if places[row] < 0:
+                    places[row] = n
+                    rows[n] = row
+                    n += 1
+                local[s, j] = places[row]
+        n_active[batch] = n
+    return n
+
+
+@compiled
+def train_pairs(
+    users: NDArray[np.float32],
+    items: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    local_users: NDArray[np.int32],
+    local_items: NDArray[np.int32],
+    batch_indptr: NDArray[np.int64],
+    n_active_users: NDArray[np.int64],
+    n_active_items: NDArray[np.int64],
+    rate: float,
+    reg: float,
+    user_adam: NDArray[np.float32],
+    item_adam: NDArray[np.float32],
+    bias_adam: NDArray[np.float32],
+) -> None:
+    """Minimise the BPR loss of `BPR._finetune`, batch by batch.
+
+    Args:
+        users: Moving rows by number, shape `(n, d)`; changed, like the next two.
+        items: Shape `(n, d)`.
+        bias: Shape `(n,)`.
+        local_users: Shape `(S, 1)`.
+        local_items: Shape `(S, 2)`: click, negative.
+        batch_indptr: Shape `(n_batches + 1,)`.
+        n_active_users: Shape `(n_batches,)`.
+        n_active_items: Shape `(n_batches,)`.
+        rate: Learning rate.
+        reg: L2 penalty.
+        user_adam: Gradient and two moments, zero on entry, shape `(3, n, d)`; the next likewise.
+        item_adam: Shape `(3, n, d)`.
+        bias_adam: Shape `(3, n)`.
+    """
+    d = users.shape[1]
+    flat_users, flat_items = users.reshape(-1), items.reshape(-1)
+    flat_user_adam, flat_item_adam = user_adam.reshape(3, -1), item_adam.reshape(3, -1)
+    one = np.float32(1.0)
+    for batch in range(len(n_active_users)):
+        start, end = batch_indptr[batch], batch_indptr[batch + 1]
+        share = np.float32(1.0 / (end - start))
+        shrink = np.float32(reg * share)
+        for s in range(start, end):
+            user, item, other = local_users[s, 0], local_items[s, 0], local_items[s, 1]
+            p, q, r = users[user], items[item], items[other]
+            margin = bias[item] - bias[other]
+            for x in range(d):
+                margin += p[x] * (q[x] - r[x])
+            pull = share / (one + np.exp(margin))
+            to_p, to_q, to_r = user_adam[0, user], item_adam[0, item], item_adam[0, other]
+            for x in range(d):
+                to_p[x] += shrink * p[x] - pull * (q[x] - r[x])
+            for x in range(d):
+                to_q[x] += shrink * q[x] - pull * p[x]
+            for x in range(d):
+                to_r[x] += shrink * r[x] + pull * p[x]
+            bias_adam[0, item] += shrink * bias[item] - pull
+            bias_adam[0, other] += shrink * bias[other] + pull
+        a, g = flat_users, flat_user_adam
+        adam_rows(a, g[0], g[1], g[2], n_active_users[batch] * d, rate, batch + 1)
+        a, g = flat_items, flat_item_adam
+        adam_rows(a, g[0], g[1], g[2], n_active_items[batch] * d, rate, batch + 1)
+        a, g = bias, bias_adam
+        adam_rows(a, g[0], g[1], g[2], n_active_items[batch], rate, batch + 1)
+
+
+@compiled
+def train_points(
+    users: NDArray[np.float32],
+    items: NDArray[np.float32],
+    bias: NDArray[np.float32],  # noqa: ARG001  # PMF has no bias; one signature for both
+    local_users: NDArray[np.int32],
+    local_items: NDArray[np.int32],
+    batch_indptr: NDArray[np.int64],
+    n_active_users: NDArray[np.int64],
+    n_active_items: NDArray[np.int64],
+    rate: float,
+    reg: float,
+    user_adam: NDArray[np.float32],
+    item_adam: NDArray[np.float32],
+    bias_adam: NDArray[np.float32],  # noqa: ARG001
+) -> None:
+    """Minimise the squared error of `PMF._finetune`; arguments as in `train_pairs`.
+
+    `local_items` has shape `(S, 1 + n_negatives)`; the bias stays as it is.
+    """
+    d = users.shape[1]
+    flat_users, flat_items = users.reshape(-1), items.reshape(-1)
+    flat_user_adam, flat_item_adam = user_adam.reshape(3, -1), item_adam.reshape(3, -1)
+    for batch in range(len(n_active_users)):
+        start, end = batch_indptr[batch], batch_indptr[batch + 1]
+        share = np.float32(1.0 / (end - start))
+        shrink = np.float32(reg * share)
+        for s in range(start, end):
+            user = local_users[s, 0]
+            p, to_p = users[user], user_adam[0, user]
+            for j in range(local_items.shape[1]):
+                item = local_items[s, j]
+                q, to_q = items[item], item_adam[0, item]
+                error = np.float32(1.0) if j == 0 else np.float32(0.0)
+                for x in range(d):
+                    error -= p[x] * q[x]
+                pull = share * error
+                for x in range(d):
+                    to_p[x] += shrink * p[x] - pull * q[x]
+                for x in range(d):
+                    to_q[x] += shrink * q[x] - pull * p[x]
+        a, g = flat_users, flat_user_adam
+        adam_rows(a, g[0], g[1], g[2], n_active_users[batch] * d, rate, batch + 1)
+        a, g = flat_items, flat_item_adam
+        adam_rows(a, g[0], g[1], g[2], n_active_items[batch] * d, rate, batch + 1)
+
+
+@compiled
+def _score(
+    p: NDArray[np.float32], items: NDArray[np.float32], bias: NDArray[np.float32], item: int
+) -> np.float32:
+    q = items[item]
+    total = np.float32(0.0)
+    if len(p) == 64:  # a known length is unrolled: 2.8 instead of 4.4 ns
+        for x in range(64):
+            total += p[x] * q[x]
+    else:
+        for x in range(len(p)):
+            total += p[x] * q[x]
+    return np.float32(total + bias[item])
+
+
+@compiled
+def score_lists(
+    users: NDArray[np.float32],
+    items: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    item_ids: NDArray[np.int32],
+    scores: NDArray[np.float32],
+) -> None:
+    """Write the score of each listed item `(U, L)`; minus infinity where there is none (-1)."""
+    for user in range(len(item_ids)):
+        for c in range(item_ids.shape[1]):
+            item = item_ids[user, c]
+            scores[user, c] = (
+                _score(users[user], items, bias, item) if item >= 0 else np.float32(-np.inf)
+            )
+
+
+@compiled
+def _is_above(score: np.float32, item: int, other_score: np.float32, other: int) -> np.bool_:
+    """Tell whether an item ranks above another: higher score, or equal and the lower id."""
+    return np.bool_(score > other_score or (score == other_score and item < other))
+
+
+@compiled
+def _insert_target(
+    score: np.float32,
+    slot: int,
+    n: int,
+    target_items: NDArray[np.int64],
+    slots: NDArray[np.int64],
+    target_scores: NDArray[np.float32],
+) -> None:
+    """Insert a target into the first `n` sorted ones."""
+    place = n
+    while place > 0 and _is_above(
+        score, target_items[slot], target_scores[place - 1], target_items[slots[place - 1]]
+    ):
+        slots[place] = slots[place - 1]
+        target_scores[place] = target_scores[place - 1]
+        place -= 1
+    slots[place] = slot
+    target_scores[place] = score
+
+
+@compiled
+def count_lists(
+    clean_users: NDArray[np.float32],
+    moved_users: NDArray[np.float32],
+    user_places: NDArray[np.int32],
+    items: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    is_touched: NDArray[np.bool_],
+    item_ids: NDArray[np.int32],
+    clean_scores: NDArray[np.float32],
+    is_complete: NDArray[np.bool_],
+    target_items: NDArray[np.int64],
+    eligible: NDArray[np.bool_],
+    k: int,
+    counts: NDArray[np.int64],
+    undecided: NDArray[np.int64],
+) -> int:
+    """Count the lists of length `k` that show each target.
+
+    A target is shown if fewer than `k` candidates and other targets rank above it.
+
+    Args:
+        clean_users: Shape `(U, d)`.
+        moved_users: Shape `(n_moving_users, d)`.
+        user_places: Shape `(>= U,)`: row in `moved_users`, or -1.
+        items: After fine-tuning, shape `(n_items, d)`.
+        bias: Shape `(n_items,)`.
+        is_touched: Shape `(n_items,)`: whether fine-tuning moved the item.
+        item_ids: Candidates in clean order, shape `(U, L)`; -1 behind a list's end.
+        clean_scores: Shape `(U, L)`.
+        is_complete: Shape `(U,)`: whether the list has every candidate.
+        target_items: Shape `(n_targets,)`.
+        eligible: Shape `(U, n_targets)`.
+        k: Length of a shown list.
+        counts: Added to, shape `(n_targets,)`.
+        undecided: Written, shape `(U,)`: users whose list is too short to tell.
+
+    Returns:
+        How many users are undecided.
+    """
+    n_targets, length = len(target_items), item_ids.shape[1]
+    slots = np.empty(n_targets, dtype=np.int64)
+    target_scores = np.empty(n_targets, dtype=np.float32)
+    scores = np.empty(length, dtype=np.float32)
+    n_undecided = 0
+    for user in range(len(item_ids)):
+        place = user_places[user]
+        p = moved_users[place] if place >= 0 else clean_users[user]
+        n = 0
+        for slot in range(n_targets):
+            if eligible[user, slot]:
+                score = _score(p, items, bias, target_items[slot])
+                _insert_target(score, slot, n, target_items, slots, target_scores)
+                n += 1
+        if n == 0:
+            continue
+        best, best_item = target_scores[0], target_items[slots[0]]
+        n_above, n_listed = 0, 0
+        for c in range(length):
+            item = item_ids[user, c]
+            if item < 0:
+                break
+            score = clean_scores[user, c]
+            if place >= 0 or is_touched[item]:
+                score = _score(p, items, bias, item)
+            scores[c] = score
+            n_listed += 1
+            if _is_above(score, item, best, best_item):
+                n_above += 1
+                if n_above == k:
+                    break
+        if n_above >= k:
+            continue
+        if not is_complete[user]:
+            undecided[n_undecided] = user
+            n_undecided += 1
+            continue
+        counts[slots[0]] += 1
+        for a in range(1, min(n, k)):
+            n_above = a
+            for c in range(n_listed):
+                if _is_above(
+                    scores[c], item_ids[user, c], target_scores[a], target_items[slots[a]]
+                ):
+                    n_above += 1
+            if n_above >= k:
+                break
+            counts[slots[a]] += 1
+    return n_undecided
+
+
+@compiled
+def count_rows(
+    scores: NDArray[np.float32],
+    user_ids: NDArray[np.int64],
+    indptr: NDArray[np.int64],
+    seen: NDArray[np.int32],
+    target_items: NDArray[np.int64],
+    eligible: NDArray[np.bool_],
+    k: int,
+    counts: NDArray[np.int64],
+) -> None:
+    """Count as `count_lists` does, from scores of the whole catalogue.
+
+    Args:
+        scores: Shape `(B, n_items)`; overwritten.
+        user_ids: Shape `(B,)`.
+        indptr: Of `Interactions.seen`, as the next one.
+        seen: What is never shown.
+        target_items: Shape `(n_targets,)`.
+        eligible: Shape `(U, n_targets)`.
+        k: Length of a shown list.
+        counts: Added to, shape `(n_targets,)`.
+    """
+    n_targets = len(target_items)
+    slots = np.empty(n_targets, dtype=np.int64)
+    target_scores = np.empty(n_targets, dtype=np.float32)
+    lowest = np.float32(-np.inf)
+    for row in range(len(user_ids)):
+        user = user_ids[row]
+        own = scores[row]
+        n = 0
+        for slot in range(n_targets):
+            if eligible[user, slot]:
+                _insert_target(own[target_items[slot]], slot, n, target_items, slots, target_scores)
+                n += 1
+        for slot in range(n_targets):
+            own[target_items[slot]] = lowest
+        for place in range(indptr[user], indptr[user + 1]):
+            own[seen[place]] = lowest
+        for a in range(min(n, k)):
+            limit, target = target_scores[a], target_items[slots[a]]
+            n_above = a
+            for item in range(len(own)):
+                if _is_above(own[item], item, limit, target):
+                    n_above += 1
+            if n_above >= k:
+                break
+            counts[slots[a]] += 1

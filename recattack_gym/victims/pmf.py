@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from recattack_gym.core.checks import as_count, as_real
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import draw_seed
-from recattack_gym.victims.base import GradientConfig, State, Victim
+from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim
 from recattack_gym.victims.factors import Factors
+from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.schedule import make_schedule
 
 
@@ -120,3 +121,15 @@ class PMF(Victim):
 
     def _set_state(self, state: State) -> None:
         self._factors = Factors.from_state(state, self.log.n_items, self.config.embedding_size)
+
+    def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine:
+        from recattack_gym.victims.mf_engine import FactorEngine, UpdateRule
+
+        rule = UpdateRule(
+            loss="pmf",
+            config=self.config,
+            n_negatives=self.config.n_negatives,
+            n_genuine_negatives=self._n_genuine_negatives,
+            initial_scale=self.config.initial_scale,
+        )
+        return FactorEngine(self._factors, lists, rule)
