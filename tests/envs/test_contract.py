@@ -1,0 +1,161 @@
+"""What Gymnasium, Stable-Baselines3 and we expect of every registered environment."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from envs_registry import ENV_IDS, VICTIM_NAMES, register_envs
+from recattack_gym.envs import PoisonEnv, PoisonVectorEnv
+from recattack_gym.victims import VICTIMS
+
+Small = Callable[..., dict[str, Any]]
+Transition = tuple[Any, ...]
+
+every_id = pytest.mark.parametrize(
+    ("env_id", "victim"), list(zip(ENV_IDS, VICTIM_NAMES, strict=True)), ids=VICTIM_NAMES
+)
+
+
+def rollout(env: gym.Env[Any, Any], seed: int, n_steps: int = 13) -> list[Transition]:
+    """Play more than two episodes of six random clicks."""
+    rng = np.random.default_rng(0)
+    transitions: list[Transition] = [env.reset(seed=seed)]
+    for _ in range(n_steps):
+        transitions.append(env.step(rng.integers(gym.spaces.flatdim(env.action_space))))
+        if transitions[-1][2]:
+            transitions.append(env.reset())
+    return transitions
+
+
+def test_the_table_of_ids_names_every_victim_and_nothing_else() -> None:
+    assert set(VICTIM_NAMES) == set(VICTIMS)
+    assert len(set(VICTIM_NAMES)) == len(VICTIM_NAMES)
+    assert tuple(VICTIMS[name].name for name in VICTIM_NAMES) == VICTIM_NAMES
+
+
+def test_registering_again_changes_nothing() -> None:
+    before = {env_id: gym.spec(env_id) for env_id in ENV_IDS}
+    register_envs()
+    assert {env_id: gym.spec(env_id) for env_id in ENV_IDS} == before
+
+
+@every_id
+def test_passes_the_checkers_of_gymnasium_and_stable_baselines3(
+    env_id: str, victim: str, small: Small, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = gym.make(env_id, **small(victim))
+    check_env(env.unwrapped)
+    sb3_check_env(env.unwrapped)
+    assert "clean" in capsys.readouterr().out  # the checker renders "human" without a display
+
+
+@every_id
+def test_same_seed_and_clicks_give_the_same_transitions(
+    env_id: str, victim: str, small: Small
+) -> None:
+    first, second = (gym.make(env_id, **small(victim)) for _ in range(2))
+    for here, there in zip(rollout(first, 3), rollout(second, 3), strict=True):
+        assert data_equivalence(here, there, exact=True)
+
+
+@every_id
+def test_rewards_are_within_bounds_and_come_last(env_id: str, victim: str, small: Small) -> None:
+    env = gym.make(env_id, **small(victim))
+    for transition in rollout(env, 0):
+        if len(transition) == 2:
+            continue
+        _, reward, terminated, truncated, info = transition
+        assert truncated is False
+        assert 0 <= reward <= info["max_rec_num"] == 60 * 2
+        assert (info["rec_num"] >= 0) is terminated
+        if terminated:
+            assert reward == info["rec_num"] == info["target_exposure"].sum()
+        else:
+            assert reward == 0
+            assert not info["target_exposure"].any()
+
+
+@every_id
+def test_info_has_the_same_keys_and_types_always(env_id: str, victim: str, small: Small) -> None:
+    env = gym.make(env_id, **small(victim))
+    for transition in rollout(env, 0):
+        info = transition[-1]
+        assert {name: type(value) for name, value in info.items()} == {
+            "rec_num": int,
+            "max_rec_num": int,
+            "clean_rec_num": int,
+            "target_exposure": np.ndarray,
+            "n_queries": int,
+        }
+        assert info["target_exposure"].dtype == np.int64
+        assert info["target_exposure"].shape == (2,)
+
+
+@every_id
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_in_mid_attack_goes_on_like_the_original(
+    env_id: str, victim: str, small: Small, duplicate: Callable[[Any], Any]
+) -> None:
+    env = gym.make(env_id, **small(victim, resample_candidates=True)).unwrapped
+    env.reset(seed=5)
+    for item in (40, 1, 41):
+        env.step(item)
+    twin = duplicate(env)
+    for item in (41, 40, 2):
+        assert data_equivalence(env.step(item), twin.step(item), exact=True)
+    env.reset()
+    assert twin.last_profiles.tolist() == [[40, 1], [41, 41], [40, 2]]
+    assert not np.shares_memory(env.unwrapped._episodes.clicks, twin._episodes.clicks)
+
+
+@every_id
+def test_the_spec_survives_json_and_makes_the_same_environment(
+    env_id: str, victim: str, small: Small
+) -> None:
+    by_name = small(victim, dataset="synthetic", n_candidates=None, render_mode="ansi")
+    env = gym.make(f"recattack_gym:{env_id}", **by_name)
+    spec = EnvSpec.from_json(env.spec.to_json())
+    again = gym.make(spec)
+    assert isinstance(again.unwrapped, PoisonEnv)
+    assert again.spec == env.spec
+    assert again.unwrapped.simulator is env.unwrapped.simulator
+    assert data_equivalence(env.reset(seed=1), again.reset(seed=1), exact=True)
+
+
+@every_id
+def test_make_vec_gives_the_native_class_and_its_spec_makes_it_again(
+    env_id: str, victim: str, small: Small
+) -> None:
+    arguments = small(victim, dataset="synthetic", autoreset_mode="SameStep")
+    envs = gym.make_vec(env_id, num_envs=2, **arguments)
+    again = gym.make_vec(EnvSpec.from_json(envs.spec.to_json()))
+    for env in (envs, again):
+        assert type(env) is PoisonVectorEnv
+        assert env.num_envs == 2
+        assert env.autoreset_mode is env.metadata["autoreset_mode"] is gym.vector.AutoresetMode.SAME_STEP
+    assert data_equivalence(envs.reset(seed=1), again.reset(seed=1), exact=True)
+
+
+@every_id
+def test_the_vector_environment_pays_what_the_single_one_pays(
+    env_id: str, victim: str, small: Small
+) -> None:
+    env = gym.make(env_id, **small(victim)).unwrapped
+    envs = gym.make_vec(env_id, num_envs=3, **small(victim))
+    actions = np.random.default_rng(2).integers(42, size=(6, 3))
+    envs.reset(seed=0)
+    for row in actions:
+        _, rewards, _, _, _ = envs.step(row)
+    for copy_number in range(3):
+        env.reset(seed=99)
+        for item in actions[:, copy_number]:
+            _, reward, _, _, _ = env.step(item)
+        assert reward == rewards[copy_number]
