@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,12 @@ from numpy.typing import NDArray
 from recattack_gym.core.checks import as_real
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import counter_integers, counter_permutation
-from recattack_gym.victims.base import GradientConfig, State, Victim, state_array
+from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim, state_array
 from recattack_gym.victims.factors import Factors
+from recattack_gym.victims.ranking import CandidateLists
+
+if TYPE_CHECKING:
+    from recattack_gym.victims.autorec_kernel import Objective
 
 REPLAYED_USERS, ROW_ORDER = 16, 17
 """Streams of the counter-based generator."""
@@ -78,18 +83,30 @@ class AutoRec(Victim):
         if self.device == "cpu":
             from recattack_gym.victims.autorec_kernel import fit
 
-            fit(
-                self._weights,
-                log.seen,
-                rows,
-                batches,
-                n_unclickable=self._n_unclickable,
-                unclicked_weight=config.unclicked_weight,
-                reg=config.reg,
-                learning_rate=config.learning_rate,
-            )
+            fit(self._weights, log.seen, rows, batches, self._objective(config.learning_rate))
         else:
             self._train(log, rows, batches, config.learning_rate)
+
+    def _objective(self, learning_rate: float) -> "Objective":
+        from recattack_gym.victims.autorec_kernel import Objective
+
+        return Objective(
+            n_unclickable=self._n_unclickable,
+            unclicked_weight=self.config.unclicked_weight,
+            reg=self.config.reg,
+            learning_rate=learning_rate,
+        )
+
+    def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine | None:
+        if lists.item_ids is None or self.device != "cpu":
+            return None
+        from recattack_gym.victims.autorec_kernel import AutoRecEngine
+
+        def schedule(n_fake_users: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            return row_schedule(self.log, n_fake_users, seed, self.config)
+
+        objective = self._objective(self.config.finetune_learning_rate)
+        return AutoRecEngine(self, self._weights, lists, schedule, objective)
 
     @property
     def _n_unclickable(self) -> int:

@@ -1,4 +1,4 @@
-"""Compiled training of AutoRec; the fast twin of `AutoRec._train`.
+"""Compiled training of AutoRec, and RecNum of a poisoned one; the fast twins of `autorec.py`.
 
 The dense decoder asks every user about every item, yet its loss is a square. So the part of the loss
 that belongs to unclicked items needs only the second moments of the hidden states and of the decoder
@@ -6,13 +6,29 @@ that belongs to unclicked items needs only the second moments of the hidden stat
 step instead of O(users n_items d), without any approximation.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from recattack_gym.victims.kernels import adam_rows, adam_touched, compiled
+from recattack_gym.victims.base import Victim
+from recattack_gym.victims.kernels import (
+    adam_rows,
+    adam_touched,
+    best_target,
+    compiled,
+    count_shown,
+    is_better,
+)
+from recattack_gym.victims.parallel import over_sets
+from recattack_gym.victims.ranking import CandidateLists
+
+RowSchedule = Callable[[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""From (N, seed) to users in training order and bounds of the batches: `autorec.row_schedule`."""
 
 
 class Weights(NamedTuple):
@@ -82,16 +98,26 @@ def make_workspace(n_items: int, d: int, batch_size: int) -> Workspace:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """What is minimised, and how fast."""
+
+    n_unclickable: int
+    """Trailing items that are left out of rows without any of them."""
+    unclicked_weight: float
+    """Weight of an unclicked entry; a clicked entry has 1."""
+    reg: float
+    """L2 penalty, once per click."""
+    learning_rate: float
+    """Adam's."""
+
+
 def fit(
     weights: dict[str, NDArray[np.float32]],
     seen: tuple[NDArray[np.int64], NDArray[np.int32]],
     rows: NDArray[np.int64],
     batches: NDArray[np.int64],
-    *,
-    n_unclickable: int,
-    unclicked_weight: float,
-    reg: float,
-    learning_rate: float,
+    objective: Objective,
 ) -> None:
     """Train in place.
 
@@ -100,27 +126,165 @@ def fit(
         seen: The log's distinct items of each user in CSR form.
         rows: User ids in training order.
         batches: Bounds of the batches in `rows`.
-        n_unclickable: Trailing items that are left out of rows without any of them.
-        unclicked_weight: Weight of an unclicked entry.
-        reg: L2 penalty.
-        learning_rate: Adam's.
+        objective: What is minimised.
     """
     n_items, d = weights["decoder"].shape
-    nobody = np.zeros((0, 0), dtype=np.int32)
     work = make_workspace(n_items, d, int(np.diff(batches).max(initial=1)))
     work.is_touched[:] = True
+    fakes = Rows(*seen, np.zeros(0, dtype=np.int64), np.zeros((0, 0), dtype=np.int32))
     with threadpool_limits(limits=1, user_api="blas"):
-        train(
-            Weights(**weights),
-            work,
-            Rows(seen[0], seen[1], np.zeros(0, dtype=np.int64), nobody),
-            rows,
-            batches,
-            n_items - n_unclickable,
-            unclicked_weight,
-            reg,
-            learning_rate,
-        )
+        _run(Weights(**weights), work, fakes, rows, batches, objective)
+
+
+def _run(
+    weights: Weights,
+    work: Workspace,
+    rows: Rows,
+    schedule: NDArray[np.int64],
+    batches: NDArray[np.int64],
+    objective: Objective,
+) -> int:
+    return train(
+        weights,
+        work,
+        rows,
+        schedule,
+        batches,
+        len(weights.decoder) - objective.n_unclickable,
+        objective.unclicked_weight,
+        objective.reg,
+        objective.learning_rate,
+    )
+
+
+class AutoRecEngine:
+    """Fine-tunes and ranks one poison set per thread at a time, and undoes it.
+
+    Args:
+        victim: A fitted AutoRec.
+        weights: Its parameters, by the names of `Weights`; not changed.
+        lists: Candidate lists with `item_ids`.
+        schedule: Which rows to train on, in which order.
+        objective: Of fine-tuning.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        weights: dict[str, NDArray[np.float32]],
+        lists: CandidateLists,
+        schedule: RowSchedule,
+        objective: Objective,
+    ) -> None:
+        self._clean = Weights(**weights)
+        self._seen = lists.log.seen
+        self._candidates = in_clean_order(victim, lists)
+        self._targets = lists.target_items
+        self._eligible = lists.eligible
+        self._k = lists.k
+        self._schedule = lru_cache(maxsize=1)(schedule)
+        self._objective = objective
+
+    def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+        """See `ExposureEngine.exposure`."""
+        n_sets, n_fake_users, _ = profiles.shape
+        order, batches = self._schedule(n_fake_users, seed)
+        batch_size = int(np.diff(batches).max(initial=1))
+        exposure = np.zeros((n_sets, len(self._targets)), dtype=np.int64)
+
+        def work(thread: int, sets: range) -> None:
+            del thread  # each call has its own buffers
+            weights = Weights(*(array.copy() for array in self._clean))
+            n_items, d = weights.decoder.shape
+            space = make_workspace(n_items, d, batch_size)
+            for m in sets:
+                rows = Rows(*self._seen, *_distinct(profiles[m]))
+                n_touched = _run(weights, space, rows, order, batches, self._objective)
+                _count(
+                    weights,
+                    rows,
+                    self._candidates,
+                    self._targets,
+                    self._eligible,
+                    self._k,
+                    exposure[m],
+                )
+                _undo(weights, self._clean, space, n_touched)
+
+        over_sets(n_sets, work)
+        return exposure
+
+
+def in_clean_order(victim: Victim, lists: CandidateLists) -> NDArray[np.int32]:
+    """Return the candidates of each user, shape `(U, C)`, best first by the clean victim's scores."""
+    assert lists.item_ids is not None  # noqa: S101  # engines of whole catalogues are not compiled
+    by_id = np.sort(lists.item_ids, axis=1)
+    order = np.argsort(-victim.score(np.arange(lists.n_users), by_id), axis=1, kind="stable")
+    return np.take_along_axis(by_id, order, axis=1).astype(np.int32)
+
+
+def _distinct(profile: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return how many distinct items each fake user has, and which, ascending, at the row's start."""
+    ordered = np.sort(profile, axis=1)
+    is_new = np.ones(ordered.shape, dtype=np.bool_)
+    is_new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.argsort(~is_new, axis=1, kind="stable")
+    items = np.take_along_axis(ordered, first, axis=1).astype(np.int32)
+    return is_new.sum(axis=1), items
+
+
+@compiled
+def _count(
+    weights: Weights,
+    rows: Rows,
+    candidates: NDArray[np.int32],
+    targets: NDArray[np.int64],
+    eligible: NDArray[np.bool_],
+    k: int,
+    counts: NDArray[np.int64],
+) -> None:
+    """Add the exposure of every target over all genuine users.
+
+    A user's candidates come best first by clean score; as soon as k of them beat the best target, no
+    target is shown and the rest need no score.
+    """
+    n_users, n_candidates = candidates.shape
+    hidden = np.empty(len(weights.encoder_bias), dtype=np.float32)
+    scores = np.empty(len(targets), dtype=np.float32)
+    candidate_scores = np.empty(n_candidates, dtype=np.float32)
+    for u in range(n_users):
+        encode(weights, items_of(rows, u), hidden)
+        for z in range(len(targets)):
+            scores[z] = predict(weights, hidden, targets[z])
+        best = best_target(scores, targets, eligible[u])
+        if best < 0:
+            continue
+        n_better = 0
+        for c in range(n_candidates):
+            item = candidates[u, c]
+            candidate_scores[c] = predict(weights, hidden, item)
+            n_better += int(is_better(candidate_scores[c], item, scores[best], targets[best]))
+            if n_better == k:
+                break
+        if n_better < k:
+            count_shown(candidate_scores, candidates[u], scores, targets, eligible[u], k, counts)
+
+
+@compiled
+def _undo(weights: Weights, clean: Weights, work: Workspace, n_touched: int) -> None:
+    """Go back to the clean weights and to zero moments."""
+    for i in work.touched[:n_touched]:
+        work.is_touched[i] = False
+        weights.encoder[i] = clean.encoder[i]
+        work.first.encoder[i] = np.float32(0.0)
+        work.second.encoder[i] = np.float32(0.0)
+    weights.encoder_bias[:] = clean.encoder_bias
+    weights.decoder[:] = clean.decoder
+    weights.decoder_bias[:] = clean.decoder_bias
+    for moment in (work.first, work.second):
+        moment.encoder_bias[:] = np.float32(0.0)
+        moment.decoder[:] = np.float32(0.0)
+        moment.decoder_bias[:] = np.float32(0.0)
 
 
 @compiled

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+import scipy.linalg  # noqa: F401  # np.dot's BLAS, which can be held to one thread only once it is loaded
 from numpy.typing import NDArray
 
 from recattack_gym.victims.schedule import MAX_TRIES, NEGATIVE
