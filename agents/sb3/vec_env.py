@@ -145,8 +145,11 @@ class GymnasiumVecEnv(VecEnv):
         value: Any,  # noqa: ANN401  # whatever the attribute is
         indices: VecEnvIndices,
     ) -> list[Any]:
-        has_rows = name in getattr(owner, "per_copy_attributes", ()) and value is not None
-        return [value[copy] if has_rows else value for copy in self._get_indices(indices)]
+        copies = self._get_indices(indices)
+        if value is None or name not in getattr(owner, "per_copy_attributes", ()):
+            return [value for _ in copies]
+        rows = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+        return [rows[copy] for copy in copies]
 
 
 def make_sb3_vec_env(

@@ -238,7 +238,7 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
         self._screen.follow(self._episodes, 0)
         return self._observation(), self._info()
 
-    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, Info]:
+    def step(self, action: int | np.int64) -> tuple[Observation, float, bool, bool, Info]:
         """Let the current fake user click one item.
 
         Args:

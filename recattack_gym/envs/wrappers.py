@@ -313,7 +313,7 @@ class BlackBox(gym.Env[Observation, np.int64]):
         super().reset(seed=seed)
         return started
 
-    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, Info]:
+    def step(self, action: int | np.int64) -> tuple[Observation, float, bool, bool, Info]:
         """See `PoisonEnv.step`."""
         observation, reward, terminated, truncated, info = self._step(action)
         return observation, float(reward), terminated, truncated, info

@@ -53,7 +53,7 @@ def small_log() -> Interactions:
 def small(small_log: Interactions) -> Callable[..., dict[str, Any]]:
     """Return the arguments of a small environment with a quick victim; more arguments replace these."""
 
-    def arguments(victim: str, **replaced: object) -> dict[str, Any]:
+    def arguments(victim: str, /, **replaced: object) -> dict[str, Any]:
         known = {field.name for field in fields(VICTIMS[victim].config_class)}
         settings = {name: value for name, value in QUICK.items() if name in known}
         return {

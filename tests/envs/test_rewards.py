@@ -41,7 +41,9 @@ def test_a_function_is_taken_as_it_is() -> None:
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="unknown reward 'normalised'; did you mean 'normalized'"):
+    with pytest.raises(
+        UnknownNameError, match="unknown reward 'normalised'; did you mean 'normalized'"
+    ):
         as_reward("normalised")
 
 
