@@ -2,10 +2,11 @@
 
 A poisoned set moves the recurrent weights, so every user's state has to be computed again, and nothing
 of it can be shared by sets. What is saved: item vectors are multiplied by the input weights once per item
-instead of once per click; users sorted by length need no padding; the first click needs no product, since
-the state before it is zero; the gates are one pass of rational functions; candidates are compared in
-the order of their clean scores until `k` of them beat the best target. Training moves the recurrent
-weights and the rows of clicked and sampled items only, which is what a dense Adam would do.
+instead of once per click; histories with the same beginning share its states, and none is padded; the
+first click needs no product, since the state before it is zero; the gates are one vectorised pass;
+candidates are compared in the order of their clean scores until `k` of them beat the best target.
+Training moves the recurrent weights and the rows of clicked and sampled items only, which is what a
+dense Adam would do.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from recattack_gym.victims.ranking import CandidateLists
 if TYPE_CHECKING:
     from recattack_gym.victims.gru4rec import SessionSchedule
 
-_USERS_AT_ONCE = 128
+_USERS_AT_ONCE = 256
 """Users whose states advance together in evaluation."""
 
 
@@ -65,13 +66,33 @@ class Sessions(NamedTuple):
     log_weight: NDArray[np.float32]
 
 
-class Contest(NamedTuple):
-    """What is ranked, users sorted by history length, longest first."""
+class Forest(NamedTuple):
+    """The histories of all users, grouped in blocks; equal beginnings within a block are one node.
 
-    history: NDArray[np.int32]
-    """Shape `(U, max_length)`: the items read, oldest first."""
-    lengths: NDArray[np.int64]
-    """Shape `(U,)`."""
+    Level `block * max_length + t` holds the nodes for the first `t + 1` clicks of a block's histories.
+    """
+
+    max_length: int
+    items: NDArray[np.int32]
+    """Shape `(n_nodes,)`: the last click of each node, level by level."""
+    parents: NDArray[np.int32]
+    """Shape `(n_nodes,)`: place of the node without that click in the level before."""
+    indptr: NDArray[np.int64]
+    """Shape `(n_levels + 1,)`: level `v` is the nodes `indptr[v]:indptr[v + 1]`."""
+    n_parents: NDArray[np.int64]
+    """Shape `(n_levels,)`: how many nodes of a level, the first ones, have children."""
+
+
+class Contest(NamedTuple):
+    """What is ranked; users in the order of the level where their history ends, empty ones first."""
+
+    forest: Forest
+    n_empty: int
+    """Users without history."""
+    user_indptr: NDArray[np.int64]
+    """Shape `(n_levels + 1,)`: the users of level `v` are `user_indptr[v]:user_indptr[v + 1]`."""
+    user_nodes: NDArray[np.int32]
+    """Shape `(U,)`: place of the user's node in its level."""
     candidates: NDArray[np.int32]
     """Shape `(U, C)`: best first by the clean victim."""
     eligible: NDArray[np.bool_]
@@ -147,9 +168,9 @@ class Table(NamedTuple):
     projected: NDArray[np.float32]
     """Shape `(n_items, 3 d)`: vectors times the input weights, with the biases that may be added early."""
     states: NDArray[np.float32]
-    """Shape `(users at once, d)`."""
+    """Shape `(2, users at once, d)`: of this level and the one before."""
     from_state: NDArray[np.float32]
-    """Shape `(users at once, 3 d)`."""
+    """Shape `(users at once, 3 d)`: states times the recurrent weights."""
 
 
 @compiled
@@ -189,22 +210,24 @@ def _advance(
     from_click: NDArray[np.float32],
     from_state: NDArray[np.float32],
     b_new: NDArray[np.float32],
-    state: NDArray[np.float32],
+    before: NDArray[np.float32],
+    after: NDArray[np.float32],
 ) -> None:
-    """Advance one state, shape `(d,)`, by one click.
+    """Advance one state by one click.
 
     Args:
         from_click: Input part of the gates with all biases but `b_new`, shape `(3 d,)`.
         from_state: Recurrent part without biases, shape `(3 d,)`.
         b_new: Recurrent bias of the new gate, shape `(d,)`, which the reset gate scales.
-        state: Before the click; written.
+        before: State before the click, shape `(d,)`.
+        after: Written, shape `(d,)`.
     """
-    d = len(state)
+    d = len(after)
     for j in range(d):
         reset = _sigmoid(from_click[j] + from_state[j])
         update = _sigmoid(from_click[d + j] + from_state[d + j])
         new = _tanh(from_click[2 * d + j] + reset * (from_state[2 * d + j] + b_new[j]))
-        state[j] = new + update * (state[j] - new)
+        after[j] = new + update * (before[j] - new)
 
 
 # -- fine-tuning -----------------------------------------------------------------------------------
@@ -486,28 +509,32 @@ def count_exposure(
         for j in range(2 * d):
             table.projected[i, j] += recurrent.b_state[j]
     b_new = recurrent.b_state[2 * d :]
-    n_users, n_targets = contest.eligible.shape
+    nothing, nothing_in = np.zeros(d, dtype=np.float32), np.zeros(3 * d, dtype=np.float32)
+    n_targets = len(contest.targets)
     target_scores = np.empty(n_targets, dtype=np.float32)
     order = np.empty(n_targets, dtype=np.int64)
     scores = np.empty(contest.candidates.shape[1], dtype=np.float32)
     counts.fill(0)
-    for first in range(0, n_users, len(table.states)):
-        n_block = min(len(table.states), n_users - first)
-        _clear(table.states)
-        _clear(table.from_state)
-        n = n_block
-        for t in range(contest.lengths[first]):
-            while contest.lengths[first + n - 1] <= t:
-                n -= 1
-            if t > 0:
-                np.dot(table.states[:n], recurrent.w_state.T, table.from_state[:n])
-            for u in range(n):
-                click = table.projected[contest.history[first + u, t]]
-                _advance(click, table.from_state[u], b_new, table.states[u])
-        for u in range(n_block):
-            _count_user(
-                contest, first + u, table, table.states[u], target_scores, order, scores, counts
-            )
+    for u in range(contest.n_empty):
+        _count_user(contest, u, table, nothing, target_scores, order, scores, counts)
+    forest = contest.forest
+    for level in range(len(forest.n_parents)):
+        t = level % forest.max_length
+        start, n = forest.indptr[level], forest.indptr[level + 1] - forest.indptr[level]
+        before, after = table.states[(t + 1) % 2], table.states[t % 2]
+        for node in range(n):
+            click = table.projected[forest.items[start + node]]
+            if t == 0:
+                _advance(click, nothing_in, b_new, nothing, after[node])
+            else:
+                parent = forest.parents[start + node]
+                _advance(click, table.from_state[parent], b_new, before[parent], after[node])
+        for u in range(contest.user_indptr[level], contest.user_indptr[level + 1]):
+            state = after[contest.user_nodes[u]]
+            _count_user(contest, u, table, state, target_scores, order, scores, counts)
+        n_parents = forest.n_parents[level]
+        if n_parents:
+            np.dot(after[:n_parents], recurrent.w_state.T, table.from_state[:n_parents])
 
 
 @compiled
@@ -666,7 +693,7 @@ class GRU4RecEngine:
 def make_contest(
     lists: CandidateLists, clean_scores: NDArray[np.float32], max_length: int
 ) -> Contest:
-    """Sort users by length of history and candidates by clean score.
+    """Arrange users by history and candidates by clean score.
 
     Args:
         lists: With candidate lists.
@@ -677,20 +704,80 @@ def make_contest(
         raise ArgumentError("lists must have item_ids; the whole catalogue has no compiled path")
     log = lists.log
     lengths = np.minimum(np.diff(log.indptr), max_length)
-    users = np.argsort(-lengths, kind="stable")
-    columns = np.arange(max_length)
-    starts = (log.indptr[1:] - lengths)[users]
-    places = np.minimum(starts[:, None] + columns, len(log) - 1)
+    steps = np.arange(max_length)
+    places = (log.indptr[1:] - lengths)[:, None] + steps
+    history = np.where(steps < lengths[:, None], log.item_ids[np.minimum(places, len(log) - 1)], -1)
+    forest, users, levels, nodes = _plant(history, lengths)
     best_first = np.argsort(-clean_scores, axis=1, kind="stable")
     candidates = np.take_along_axis(lists.item_ids, best_first, axis=1)
     return Contest(
-        history=log.item_ids[places].astype(np.int32),
-        lengths=lengths[users],
+        forest=forest,
+        n_empty=int((levels < 0).sum()),
+        user_indptr=np.searchsorted(levels, np.arange(len(forest.indptr))),
+        user_nodes=nodes.astype(np.int32),
         candidates=candidates[users].astype(np.int32),
         eligible=lists.eligible[users],
         targets=lists.target_items.astype(np.int64),
         k=lists.k,
     )
+
+
+def _plant(
+    history: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> tuple[Forest, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Join equal beginnings of histories.
+
+    Args:
+        history: Shape `(U, max_length)`, oldest first, -1 after the end.
+        lengths: Shape `(U,)`.
+
+    Returns:
+        The forest, and user ids, levels (-1 for empty histories) and nodes, each of shape `(U,)`, in
+        ascending order of level.
+    """
+    n_users, max_length = history.shape
+    users = np.lexsort(history.T[::-1])
+    history, lengths = history[users], lengths[users]
+    block = np.arange(n_users) // _USERS_AT_ONCE
+    is_known = np.zeros(history.shape, dtype=np.bool_)
+    is_known[1:] = np.logical_and.accumulate(history[1:] == history[:-1], axis=1)
+    is_known[::_USERS_AT_ONCE] = False
+    is_node = ~is_known & (np.arange(max_length) < lengths[:, None])
+    n_nodes = np.cumsum(is_node, axis=0)
+    n_levels = (block[-1] + 1) * max_length
+    level_of = block[:, None] * max_length + np.arange(max_length)  # (U, max_length)
+    indptr = np.zeros(n_levels + 1, dtype=np.int64)
+    np.cumsum(np.bincount(level_of[is_node], minlength=n_levels), out=indptr[1:])
+    before_block: NDArray[np.int64] = (n_nodes - is_node)[block * _USERS_AT_ONCE]
+    node_of = indptr[level_of] + n_nodes - before_block - 1  # where t < length
+    row, step = np.nonzero(is_node)
+    nodes, level = node_of[is_node], level_of[is_node]
+    has_parent = step > 0
+    parents = node_of[row[has_parent], step[has_parent] - 1]
+    has_child = np.zeros(indptr[-1], dtype=np.bool_)
+    has_child[parents] = True
+    by_node = np.argsort(nodes)
+    order = np.lexsort((~has_child, level[by_node]))
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order)) - indptr[level[by_node]]
+    parent_place = np.zeros(len(order), dtype=np.int64)
+    parent_place[nodes[has_parent]] = place[parents]
+    items = np.zeros(len(order), dtype=np.int64)
+    items[nodes] = history[is_node]
+    forest = Forest(
+        max_length=max_length,
+        items=items[order].astype(np.int32),
+        parents=parent_place[order].astype(np.int32),
+        indptr=indptr,
+        n_parents=np.bincount(level[by_node][has_child], minlength=n_levels),
+    )
+    last = np.maximum(lengths - 1, 0)
+    everyone = np.arange(n_users)
+    levels = np.where(lengths > 0, level_of[everyone, last], -1)
+    ends = np.zeros(n_users, dtype=np.int64)
+    ends[lengths > 0] = place[node_of[everyone, last][lengths > 0]]
+    by_level = np.argsort(levels, kind="stable")
+    return forest, users[by_level], levels[by_level], ends[by_level]
 
 
 def _make_table(rows: Rows) -> Table:
@@ -699,7 +786,7 @@ def _make_table(rows: Rows) -> Table:
         vectors=rows.vectors.copy(),
         bias=rows.bias.copy(),
         projected=_floats(n_items, 3 * d),
-        states=_floats(_USERS_AT_ONCE, d),
+        states=_floats(2, _USERS_AT_ONCE, d),
         from_state=_floats(_USERS_AT_ONCE, 3 * d),
     )
 
