@@ -12,7 +12,7 @@ from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import counter_integers, counter_permutation
 from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim, state_array
 from recattack_gym.victims.factors import Factors
-from recattack_gym.victims.ranking import CandidateLists
+from recattack_gym.victims.ranking import CandidateLists, best_first
 
 if TYPE_CHECKING:
     from recattack_gym.victims.autorec_kernel import Objective
@@ -27,7 +27,7 @@ class AutoRecConfig(GradientConfig):
 
     embedding_size: int = 64
     """Hidden units (the paper has 500 for ratings)."""
-    epochs: int = 40
+    epochs: int = 30
     """Passes over the users in clean training and in `retrain="full"`."""
     learning_rate: float = 5e-3
     """Step size of Adam in clean training."""
@@ -106,7 +106,9 @@ class AutoRec(Victim):
             return row_schedule(self.log, n_fake_users, seed, self.config)
 
         objective = self._objective(self.config.finetune_learning_rate)
-        return AutoRecEngine(self, self._weights, lists, schedule, objective)
+        scores = self.score(np.arange(lists.n_users), lists.item_ids)
+        candidates = best_first(scores, lists.item_ids)
+        return AutoRecEngine(self._weights, candidates, lists, schedule, objective)
 
     @property
     def _n_unclickable(self) -> int:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from recattack_gym.victims.base import Victim
 from recattack_gym.victims.kernels import (
     adam_rows,
     adam_touched,
@@ -161,24 +160,24 @@ class AutoRecEngine:
     """Fine-tunes and ranks one poison set per thread at a time, and undoes it.
 
     Args:
-        victim: A fitted AutoRec.
         weights: Its parameters, by the names of `Weights`; not changed.
-        lists: Candidate lists with `item_ids`.
+        candidates: Shape `(U, C)`: of each user, best first by clean score.
+        lists: Targets, who may see them, and the length of a list.
         schedule: Which rows to train on, in which order.
         objective: Of fine-tuning.
     """
 
     def __init__(
         self,
-        victim: Victim,
         weights: dict[str, NDArray[np.float32]],
+        candidates: NDArray[np.int32],
         lists: CandidateLists,
         schedule: RowSchedule,
         objective: Objective,
     ) -> None:
         self._clean = Weights(**weights)
         self._seen = lists.log.seen
-        self._candidates = in_clean_order(victim, lists)
+        self._candidates = candidates
         self._targets = lists.target_items
         self._eligible = lists.eligible
         self._k = lists.k
@@ -213,14 +212,6 @@ class AutoRecEngine:
 
         over_sets(n_sets, work)
         return exposure
-
-
-def in_clean_order(victim: Victim, lists: CandidateLists) -> NDArray[np.int32]:
-    """Return the candidates of each user, shape `(U, C)`, best first by the clean victim's scores."""
-    assert lists.item_ids is not None  # noqa: S101  # engines of whole catalogues are not compiled
-    by_id = np.sort(lists.item_ids, axis=1)
-    order = np.argsort(-victim.score(np.arange(lists.n_users), by_id), axis=1, kind="stable")
-    return np.take_along_axis(by_id, order, axis=1).astype(np.int32)
 
 
 def _distinct(profile: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

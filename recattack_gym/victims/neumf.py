@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +10,15 @@ from numpy.typing import NDArray
 from recattack_gym.core.checks import as_count, as_real
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import counter_normal, draw_seed
-from recattack_gym.victims.base import GradientConfig, State, Victim, state_array
-from recattack_gym.victims.schedule import INITIAL, make_schedule
+from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim, state_array
+from recattack_gym.victims.ranking import CandidateLists, best_first
+from recattack_gym.victims.schedule import INITIAL, UpdateSchedule, make_schedule
 
 _BLOCK_NUMBERS = 4_000_000
 """Hidden units that are held at once while scoring."""
 
-Examples = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+Ids = NDArray[np.int32] | NDArray[np.int64]
+Examples = tuple[Ids, Ids, Ids]
 """Users `(B,)`, clicked items `(B,)` and negatives `(B, n_negatives)` of one gradient step."""
 
 
@@ -58,14 +61,14 @@ class NeuMF(Victim):
     config: NeuMFConfig
 
     def _fit(self, log: Interactions, rng: np.random.Generator) -> None:
+        from recattack_gym.victims.neumf_kernel import clean_epochs, fit
+
         config = self.config
         d, scale = config.embedding_size, np.float32(config.initial_scale)
         self._weights = _draw_layers(d, rng)
         for name, rows in (("items", log.n_items), ("users", log.n_users)):
             self._weights[name] = rng.standard_normal((rows, 2 * d), dtype=np.float32) * scale
         seed = draw_seed(rng)
-        from recattack_gym.victims.neumf_kernel import clean_epochs, fit
-
         epochs = clean_epochs(
             log,
             seed,
@@ -89,10 +92,25 @@ class NeuMF(Victim):
         return self.log.n_items if self.config.new_items_as_negatives else self.n_original_items
 
     def _finetune(self, log: Interactions, profile: NDArray[np.int64], seed: int) -> None:
+        schedule = self._schedule(log, (profile.shape[0], profile.shape[1]), seed)
+        fakes = fake_rows(len(profile), seed, self.config)
+        self._weights["users"] = np.concatenate([self._weights["users"], fakes])
+        users, items, negatives = schedule.examples(profile)
+        self._train(
+            (
+                (users[start:end], items[start:end], negatives[start:end])
+                for start, end in pairwise(schedule.batch_indptr)
+            ),
+            self.config.finetune_learning_rate,
+        )
+
+    def _schedule(
+        self, log: Interactions, profile_shape: tuple[int, int], seed: int
+    ) -> UpdateSchedule:
         config = self.config
-        schedule = make_schedule(
+        return make_schedule(
             log,
-            (profile.shape[0], profile.shape[1]),
+            profile_shape,
             seed=seed,
             epochs=config.finetune_epochs,
             replay=config.finetune_replay,
@@ -100,13 +118,24 @@ class NeuMF(Victim):
             n_negatives=config.n_negatives,
             n_genuine_negatives=self._n_genuine_negatives,
         )
-        fakes = fake_rows(len(profile), seed, config)
-        self._weights["users"] = np.concatenate([self._weights["users"], fakes])
-        users, items, negatives = schedule.examples(profile)
-        bounds = zip(schedule.batch_indptr[:-1], schedule.batch_indptr[1:], strict=True)
-        self._train(
-            ((users[a:b], items[a:b], negatives[a:b]) for a, b in bounds),
-            config.finetune_learning_rate,
+
+    def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine | None:
+        if lists.item_ids is None or self.device != "cpu":
+            return None
+        from recattack_gym.victims.neumf_kernel import NeuMFEngine, Update
+
+        def updates(n_fake_users: int, profile_size: int, seed: int) -> Update:
+            schedule = self._schedule(self.log, (n_fake_users, profile_size), seed)
+            return Update(schedule, fake_rows(n_fake_users, seed, self.config))
+
+        scores = self.score(np.arange(lists.n_users), lists.item_ids)
+        return NeuMFEngine(
+            self._weights,
+            best_first(scores, lists.item_ids),
+            lists,
+            updates,
+            reg=self.config.reg,
+            learning_rate=self.config.finetune_learning_rate,
         )
 
     def _train(self, batches: Iterator[Examples], learning_rate: float) -> None:
@@ -121,7 +150,9 @@ class NeuMF(Victim):
         reg = self.config.reg
         optimiser = torch.optim.Adam(weights.values(), lr=learning_rate)
         for batch in batches:
-            user_ids, clicked, negatives = (torch.as_tensor(x, device=self.device) for x in batch)
+            user_ids, clicked, negatives = (
+                torch.as_tensor(ids, device=self.device).long() for ids in batch
+            )
             item_ids = torch.cat([clicked[:, None], negatives], dim=1)  # (B, 1 + n_negatives)
             p_gmf, p_mlp = (
                 weights["users"][user_ids][:, None].expand(*item_ids.shape, -1).chunk(2, 2)

@@ -1,4 +1,4 @@
-"""Compiled training of NeuMF; the fast twin of `NeuMF._train`.
+"""Compiled training of NeuMF, and RecNum of a poisoned one; the fast twins of `neumf.py`.
 
 The first layer is linear in the user's and the item's embedding, so it is computed once per distinct
 user and item of a batch and added up per example. The other layers run over a few hundred examples at
@@ -6,7 +6,8 @@ a time, which stay in the cache.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +18,32 @@ from recattack_gym.core.random import counter_permutation
 from recattack_gym.victims.kernels import (
     adam_rows,
     adam_touched,
+    best_target,
     compiled,
+    count_shown,
     draw_below,
+    fill_examples,
+    is_better,
     stream_key,
 )
-from recattack_gym.victims.schedule import MAX_TRIES
+from recattack_gym.victims.parallel import over_sets
+from recattack_gym.victims.ranking import CandidateLists
+from recattack_gym.victims.schedule import MAX_TRIES, UpdateSchedule
 
 EPOCH_ORDER, EPOCH_NEGATIVES = 16, 17
 """Streams of clean training, times 2^32, plus the epoch."""
 
+Examples = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+"""Users `(S,)`, clicked items `(S,)` and negatives `(S, n_negatives)`."""
+
 CHUNK = 256
 """Examples that go through the layers together."""
+
+TILE = 32
+"""Users that are ranked together."""
+
+FURTHER = 8
+"""Candidates that a user still in question tries next, after the first k."""
 
 
 class Weights(NamedTuple):
@@ -136,7 +152,7 @@ def make_workspace(weights: Weights, batch_size: int, n_negatives: int) -> Works
 
 def clean_epochs(
     log: Interactions, seed: int, *, epochs: int, n_negatives: int, below: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+) -> Iterator[Examples]:
     """Yield the examples of each epoch of clean training.
 
     Args:
@@ -149,8 +165,8 @@ def clean_epochs(
     indptr, seen = log.seen
     for epoch in range(epochs):
         order = counter_permutation(seed, (EPOCH_ORDER << 32) + epoch, len(log))
-        users, items = log.user_ids[order], log.item_ids[order]
-        negatives = np.empty((len(log), n_negatives), dtype=np.int64)
+        users, items = (ids[order].astype(np.int32) for ids in (log.user_ids, log.item_ids))
+        negatives = np.empty((len(log), n_negatives), dtype=np.int32)
         _draw_negatives(
             users, indptr, seen, seed, (EPOCH_NEGATIVES << 32) + epoch, below, negatives
         )
@@ -159,7 +175,7 @@ def clean_epochs(
 
 def fit(
     weights: dict[str, NDArray[np.float32]],
-    epochs: Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]],
+    epochs: Iterator[Examples],
     *,
     batch_size: int,
     reg: float,
@@ -188,15 +204,262 @@ def fit(
             step += len(batches) - 1
 
 
+class Updates(Protocol):
+    """What the engine asks its victim for; see `NeuMF`."""
+
+    def __call__(self, n_fake_users: int, profile_size: int, seed: int) -> "Update":
+        """Return what all poison sets of one shape and seed share."""
+        ...
+
+
+class Update(NamedTuple):
+    """What fine-tuning on any poison set of one shape and seed shares."""
+
+    schedule: UpdateSchedule
+    fake_rows: NDArray[np.float32]
+    """Shape `(N, 2d)`: untrained rows of the fake users."""
+
+
+class NeuMFEngine:
+    """Fine-tunes and ranks one poison set per thread at a time, and undoes it.
+
+    Args:
+        weights: Its parameters, by the names of `Weights`; not changed.
+        candidates: Shape `(U, C)`: of each user, best first by clean score.
+        lists: Targets, who may see them, and the length of a list.
+        updates: Schedule and fake users' rows; the last answer is kept.
+        reg: L2 penalty.
+        learning_rate: Of fine-tuning.
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, NDArray[np.float32]],
+        candidates: NDArray[np.int32],
+        lists: CandidateLists,
+        updates: Updates,
+        *,
+        reg: float,
+        learning_rate: float,
+    ) -> None:
+        self._clean = Weights(**weights)
+        self._candidates = candidates
+        self._targets = lists.target_items
+        self._eligible = lists.eligible
+        self._k = lists.k
+        self._updates = lru_cache(maxsize=1)(updates)
+        self._reg = reg
+        self._learning_rate = learning_rate
+
+    def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+        """See `ExposureEngine.exposure`."""
+        n_sets, n_fake_users, profile_size = profiles.shape
+        schedule, fake_rows = self._updates(n_fake_users, profile_size, seed)
+        start = self._clean._replace(users=np.concatenate([self._clean.users, fake_rows]))
+        batch_size = int(np.diff(schedule.batch_indptr).max(initial=1))
+        exposure = np.zeros((n_sets, len(self._targets)), dtype=np.int64)
+
+        def work(thread: int, sets: range) -> None:
+            del thread  # each call has its own buffers
+            weights = Weights(*(array.copy() for array in start))
+            space = make_workspace(weights, batch_size, schedule.negatives.shape[1])
+            items, negatives = (np.empty_like(x) for x in (schedule.item_ids, schedule.negatives))
+            for m in sets:
+                fill_examples(
+                    schedule.clicks,
+                    schedule.item_ids,
+                    schedule.negatives,
+                    profiles[m],
+                    schedule.seed,
+                    schedule.n_items,
+                    items,
+                    negatives,
+                )
+                touched = train(
+                    weights,
+                    space,
+                    schedule.user_ids,
+                    items,
+                    negatives,
+                    schedule.batch_indptr,
+                    self._reg,
+                    self._learning_rate,
+                    0,
+                )
+                _count(
+                    weights,
+                    space.layers,
+                    self._candidates,
+                    self._targets,
+                    self._eligible,
+                    self._k,
+                    exposure[m],
+                )
+                _undo(weights, start, space, *touched)
+
+        over_sets(n_sets, work)
+        return exposure
+
+
+@compiled
+def _undo(
+    weights: Weights, start: Weights, work: Workspace, n_touched_users: int, n_touched_items: int
+) -> None:
+    """Go back to the weights before poisoning and to zero moments."""
+    for row in work.user_part.touched[:n_touched_users]:
+        work.user_part.is_touched[row] = False
+        weights.users[row] = start.users[row]
+        work.first.users[row] = np.float32(0.0)
+        work.second.users[row] = np.float32(0.0)
+    for row in work.item_part.touched[:n_touched_items]:
+        work.item_part.is_touched[row] = False
+        weights.items[row] = start.items[row]
+        work.first.items[row] = np.float32(0.0)
+        work.second.items[row] = np.float32(0.0)
+    weights.user_layer[:] = start.user_layer
+    weights.item_layer[:] = start.item_layer
+    weights.layer2[:] = start.layer2
+    weights.layer3[:] = start.layer3
+    weights.bias1[:] = start.bias1
+    weights.bias2[:] = start.bias2
+    weights.bias3[:] = start.bias3
+    weights.gmf_output[:] = start.gmf_output
+    weights.mlp_output[:] = start.mlp_output
+    weights.output_bias[:] = start.output_bias
+    for moment in (work.first, work.second):
+        moment.user_layer[:] = np.float32(0.0)
+        moment.item_layer[:] = np.float32(0.0)
+        moment.layer2[:] = np.float32(0.0)
+        moment.layer3[:] = np.float32(0.0)
+        moment.bias1[:] = np.float32(0.0)
+        moment.bias2[:] = np.float32(0.0)
+        moment.bias3[:] = np.float32(0.0)
+        moment.gmf_output[:] = np.float32(0.0)
+        moment.mlp_output[:] = np.float32(0.0)
+        moment.output_bias[:] = np.float32(0.0)
+
+
+@compiled
+def _count(
+    weights: Weights,
+    layers: Layers,
+    candidates: NDArray[np.int32],
+    targets: NDArray[np.int64],
+    eligible: NDArray[np.bool_],
+    k: int,
+    counts: NDArray[np.int64],
+) -> None:
+    """Add the exposure of every target over all genuine users.
+
+    Users go through the layers a tile at a time: first with their targets, then with a few of their
+    candidates, best first by clean score, as long as fewer than k candidates beat the best target.
+    """
+    n_users, n_candidates = candidates.shape
+    n_targets = len(targets)
+    user_halves = _halves(weights.users[:n_users], weights.user_layer)
+    item_halves = _halves(weights.items, weights.item_layer)
+    user_halves += weights.bias1
+    width = max(n_targets, min(k, n_candidates), FURTHER)
+    users, items = np.empty(TILE * width, np.int64), np.empty(TILE * width, np.int64)
+    pair_scores = np.empty(TILE * width, np.float32)
+    scores = np.empty((TILE, n_targets), np.float32)
+    candidate_scores = np.empty((TILE, n_candidates), np.float32)
+    best, n_better = np.empty(TILE, np.int64), np.zeros(TILE, np.int64)
+    active = np.empty(TILE, np.int64)
+    for first in range(0, n_users, TILE):
+        n_tile = min(TILE, n_users - first)
+        n = 0
+        for r in range(n_tile):
+            for z in range(n_targets):
+                users[n], items[n] = first + r, targets[z]
+                n += 1
+        _pair_scores(weights, layers, user_halves, item_halves, users[:n], items[:n], pair_scores)
+        n_active = 0
+        for r in range(n_tile):
+            for z in range(n_targets):
+                scores[r, z] = pair_scores[r * n_targets + z]
+            best[r] = best_target(scores[r], targets, eligible[first + r])
+            n_better[r] = 0
+            if best[r] >= 0:
+                active[n_active] = r
+                n_active += 1
+        start, stop = 0, min(k, n_candidates)
+        while n_active > 0 and start < n_candidates:
+            n = 0
+            for a in range(n_active):
+                for c in range(start, stop):
+                    users[n] = first + active[a]
+                    items[n] = candidates[first + active[a], c]
+                    n += 1
+            _pair_scores(
+                weights, layers, user_halves, item_halves, users[:n], items[:n], pair_scores
+            )
+            n = 0
+            n_still = 0
+            for a in range(n_active):
+                r = active[a]
+                for c in range(start, stop):
+                    candidate_scores[r, c] = pair_scores[n]
+                    n_better[r] += int(
+                        is_better(pair_scores[n], items[n], scores[r, best[r]], targets[best[r]])
+                    )
+                    n += 1
+                if n_better[r] < k:
+                    active[n_still] = r
+                    n_still += 1
+            n_active = n_still
+            start, stop = stop, min(stop + FURTHER, n_candidates)
+        for a in range(n_active):
+            r = active[a]
+            u = first + r
+            count_shown(
+                candidate_scores[r], candidates[u], scores[r], targets, eligible[u], k, counts
+            )
+
+
+@compiled
+def _halves(table: NDArray[np.float32], layer: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the first layer's halves of all rows of a table, shape `(n_rows, d)`."""
+    halves: NDArray[np.float32] = np.dot(np.ascontiguousarray(table[:, len(layer) :]), layer)
+    return halves
+
+
+@compiled
+def _pair_scores(
+    weights: Weights,
+    layers: Layers,
+    user_halves: NDArray[np.float32],
+    item_halves: NDArray[np.float32],
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    scores: NDArray[np.float32],
+) -> None:
+    """Write the scores of some pairs; `users`, `items` and `scores` alike."""
+    zero = np.float32(0.0)
+    d = user_halves.shape[1]
+    size = len(layers.hidden1)
+    for start in range(0, len(users), size):
+        n = min(size, len(users) - start)
+        for x in range(n):
+            p, q = user_halves[users[start + x]], item_halves[items[start + x]]
+            for j in range(d):
+                layers.hidden1[x, j] = max(p[j] + q[j], zero)
+        _upper_layers(weights, layers, n)
+        for x in range(n):
+            scores[start + x] = _logit(
+                weights, layers.hidden3[x], users[start + x], items[start + x]
+            )
+
+
 @compiled
 def _draw_negatives(
-    users: NDArray[np.int64],
+    users: NDArray[np.int32],
     indptr: NDArray[np.int64],
     seen: NDArray[np.int32],
     seed: int,
     stream: int,
     below: int,
-    negatives: NDArray[np.int64],
+    negatives: NDArray[np.int32],
 ) -> None:
     key = stream_key(seed, stream)
     n_negatives = negatives.shape[1]
@@ -215,9 +478,9 @@ def _draw_negatives(
 def train(
     weights: Weights,
     work: Workspace,
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    negatives: NDArray[np.int64],
+    users: NDArray[np.int32],
+    items: NDArray[np.int32],
+    negatives: NDArray[np.int32],
     batches: NDArray[np.int64],
     reg: float,
     learning_rate: float,
@@ -336,12 +599,39 @@ def _first_layer_gradient(
 
 
 @compiled
+def _upper_layers(weights: Weights, layers: Layers, n: int) -> None:
+    """Write the second and third layer's activations of `n` examples from the first's."""
+    zero = np.float32(0.0)
+    hidden2, hidden3 = layers.hidden2[:n], layers.hidden3[:n]
+    np.dot(layers.hidden1[:n], weights.layer2, hidden2)
+    for x in range(n):
+        for j in range(hidden2.shape[1]):
+            hidden2[x, j] = max(hidden2[x, j] + weights.bias2[j], zero)
+    np.dot(hidden2, weights.layer3, hidden3)
+    for x in range(n):
+        for j in range(hidden3.shape[1]):
+            hidden3[x, j] = max(hidden3[x, j] + weights.bias3[j], zero)
+
+
+@compiled
+def _logit(weights: Weights, hidden3: NDArray[np.float32], user: int, item: int) -> np.float32:
+    """Return the score of one pair from its last hidden layer."""
+    p, q = weights.users[user], weights.items[item]
+    logit: np.float32 = weights.output_bias[0]
+    for j in range(len(hidden3)):
+        logit += hidden3[j] * weights.mlp_output[j]
+    for j in range(len(weights.gmf_output)):
+        logit += p[j] * q[j] * weights.gmf_output[j]
+    return logit
+
+
+@compiled
 def _chunk_gradient(
     weights: Weights,
     work: Workspace,
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    negatives: NDArray[np.int64],
+    users: NDArray[np.int32],
+    items: NDArray[np.int32],
+    negatives: NDArray[np.int32],
     reg: float,
     n_examples: int,
 ) -> None:
@@ -369,22 +659,13 @@ def _chunk_gradient(
         q = item_part.outputs[item_part.place[items[s] if c == 0 else negatives[s, c - 1]]]
         for j in range(d):
             hidden1[x, j] = max(p[j] + q[j] + weights.bias1[j], zero)
-    np.dot(hidden1, weights.layer2, hidden2)
-    for x in range(n):
-        for j in range(h2):
-            hidden2[x, j] = max(hidden2[x, j] + weights.bias2[j], zero)
-    np.dot(hidden2, weights.layer3, hidden3)
+    _upper_layers(weights, work.layers, n)
     for x in range(n):
         s, c = divmod(x, width)
         user = users[s]
         item = items[s] if c == 0 else negatives[s, c - 1]
         p, q = weights.users[user], weights.items[item]
-        logit = weights.output_bias[0]
-        for j in range(h3):
-            hidden3[x, j] = max(hidden3[x, j] + weights.bias3[j], zero)
-            logit += hidden3[x, j] * weights.mlp_output[j]
-        for j in range(d):
-            logit += p[j] * q[j] * weights.gmf_output[j]
+        logit = _logit(weights, hidden3[x], user, item)
         bound = np.float32(80.0)  # exp(89) is not a float32
         error = one / (one + np.exp(-min(max(logit, -bound), bound)))
         if c == 0:

@@ -139,3 +139,17 @@ def count_exposure(shown: NDArray[np.int64], target_items: NDArray[np.int64]) ->
     """
     counts: NDArray[np.int64] = (shown[:, :, None] == target_items).sum(axis=(0, 1))
     return counts
+
+
+def best_first(scores: NDArray[np.float32], item_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the items of each row in the order of their scores.
+
+    Args:
+        scores: Shape `(B, C)`, finite.
+        item_ids: Shape `(B, C)`.
+
+    Returns:
+        Shape `(B, C)`, best first, equal scores by lower id.
+    """
+    order = np.lexsort((item_ids, -scores), axis=1)
+    return np.take_along_axis(item_ids, order, axis=1).astype(np.int32)
