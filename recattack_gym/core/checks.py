@@ -66,7 +66,10 @@ def as_ids(
     Raises:
         ArgumentError: If dtype, shape or range is wrong; names the first offending position.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise ArgumentError(f"{name} must be an array of whole numbers: {error}") from error
     wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
     if array.ndim != len(shape) or any(
         want is not None and have != want for have, want in zip(array.shape, shape, strict=True)

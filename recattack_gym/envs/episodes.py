@@ -1,7 +1,9 @@
 """What the single and the vector environment have in common: M attacks in progress on one platform."""
 
+import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -55,6 +57,10 @@ class Episodes:
         self.reward = as_reward(reward)
         self.resample_candidates = resample_candidates
         seed = as_count("platform_seed", platform_seed, at_least=0)
+        check_device(platform.get("device", "cpu"))
+        for name in ("data_dir", "cache_dir"):
+            if not isinstance(platform.get(name), str | Path | None):
+                raise ArgumentError(f"{name} must be a path or None, got {platform[name]!r}")
         self._platform = {**platform, "seed": seed}
         self.simulator = shared_simulator(self._platform)
         self.copies = np.arange(n_copies)
@@ -142,12 +148,20 @@ class Episodes:
         else:
             exposure = self.simulator.exposure(profiles)
         rec_num = exposure.sum(axis=1)
-        rewards = self.reward(
-            rec_num,
-            clean_rec_num=self.clean_rec_num,
-            max_rec_num=self.max_rec_num,
-            direction=self.goal.direction,
+        rewards = np.asarray(
+            self.reward(
+                rec_num,
+                clean_rec_num=self.clean_rec_num,
+                max_rec_num=self.max_rec_num,
+                direction=self.goal.direction,
+            ),
+            dtype=np.float64,
         )
+        if rewards.shape != rec_num.shape or not np.isfinite(rewards).all():
+            raise ArgumentError(
+                f"reward must return one finite number per attack, shape {rec_num.shape}, "
+                f"got {rewards.tolist()}"
+            )
         last = np.full_like(self.clicks, self.n_items)
         if self.last_profiles is not None:
             last[:] = self.last_profiles
@@ -225,6 +239,24 @@ class PlatformAttributes:
     def item_popularity(self) -> NDArray[np.int64]:
         """Clicks of each item before any attack, shape `(n_items,)`."""
         return self._episodes.simulator.item_popularity
+
+
+def check_device(device: object) -> None:
+    """Raise `ArgumentError` unless torch could use this device here."""
+    if device == "cpu":
+        return
+    if not isinstance(device, str) or not re.fullmatch(r"cuda(:\d+)?|mps", device):
+        raise ArgumentError(f"device must be 'cpu', 'cuda', 'cuda:<n>' or 'mps', got {device!r}")
+    import torch
+
+    kind, _, index = device.partition(":")
+    is_here = (
+        torch.backends.mps.is_available()
+        if kind == "mps"
+        else torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()
+    )
+    if not is_here:
+        raise ArgumentError(f"device {device!r} is not available on this machine: use 'cpu'")
 
 
 def as_seed(name: str, seed: object) -> int | None:

@@ -287,7 +287,7 @@ class PlatformSimulator:
             raise ArgumentError(
                 f"targets must be a number of new items or a sequence of item ids, got {targets!r}"
             )
-        ids = as_ids("targets", np.asarray(targets), below=n_items, shape=(None,))
+        ids = as_ids("targets", targets, below=n_items, shape=(None,))
         if len(ids) == 0 or len(np.unique(ids)) != len(ids):
             raise ArgumentError(f"targets must be one or more distinct item ids, got {targets!r}")
         if len(ids) >= n_items:

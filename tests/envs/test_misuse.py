@@ -35,8 +35,15 @@ WRONG_ARGUMENTS: list[tuple[dict[str, object], type[Exception], str]] = [
     ({"targets": "all"}, ArgumentError, "targets must be a number of new items or a sequence"),
     ({"direction": "up"}, ArgumentError, "direction must be one of 'push', 'nuke', got 'up'"),
     ({"k": 0}, ArgumentError, "k must be a whole number >= 1, got 0"),
-    ({"n_candidates": 5000}, ArgumentError, "n_candidates"),
-    ({"n_candidates": -1}, ArgumentError, "n_candidates"),
+    ({"n_candidates": 5000}, ArgumentError, "n_candidates must be at most"),
+    ({"n_candidates": -1}, ArgumentError, "n_candidates must be a whole number >= 1, got -1"),
+    ({"n_candidates": 1}, ArgumentError, "n_candidates must be > 1 .* got 1"),
+    ({"targets": [[1], [1, 2]]}, ArgumentError, "targets must be an array of whole numbers"),
+    ({"victim_config": "quick"}, ArgumentError, "config must be a ItemPopConfig, a mapping"),
+    ({"device": "cudda"}, ArgumentError, "device must be 'cpu', 'cuda', .* got 'cudda'"),
+    ({"device": "cuda:999"}, ArgumentError, "device 'cuda:999' is not available on this machine"),
+    ({"data_dir": 3}, ArgumentError, "data_dir must be a path or None, got 3"),
+    ({"cache_dir": 3}, ArgumentError, "cache_dir must be a path or None, got 3"),
     ({"resample_candidates": 1}, ArgumentError, "resample_candidates must be True or False, got 1"),
     ({"retrain": "warm"}, ArgumentError, "retrain must be one of 'finetune', 'full', got 'warm'"),
     ({"reward": "recnum"}, UnknownNameError, r"unknown reward 'recnum'; did you mean 'rec_num'\?"),
@@ -92,6 +99,17 @@ def test_a_wrong_argument_of_the_vector_environment_is_named(
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
         PoisonVectorEnv(**{**on_ladder, **wrong})
+
+
+@pytest.mark.parametrize("paid", [np.zeros(2), 3.0, [float("nan")]], ids=repr)
+def test_a_reward_function_that_pays_nonsense_is_named(paid: object, on_ladder: Arguments) -> None:
+    env = PoisonEnv(**on_ladder, reward=lambda *_, **__: paid)  # type: ignore[arg-type]  # wrong on purpose
+    env.reset()
+    for _ in range(3):
+        env.step(6)
+    with pytest.raises(ArgumentError, match="reward must return one finite number per attack"):
+        env.step(6)
+    assert env.n_queries == 0
 
 
 def test_an_unknown_argument_is_refused_by_name(on_ladder: Arguments) -> None:
