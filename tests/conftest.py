@@ -22,6 +22,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     folder = os.environ.get("RECATTACK_DATA")
     if folder is None:
-        pytest.skip("requires RECATTACK_DATA, the folder with the published data sets; it is not set")
+        pytest.skip(
+            "requires RECATTACK_DATA, the folder with the published data sets; it is not set"
+        )
     if not Path(folder).is_dir():
-        pytest.skip(f"requires RECATTACK_DATA, the folder with the published data sets; no {folder}")
+        pytest.skip(
+            f"requires RECATTACK_DATA, the folder with the published data sets; no {folder}"
+        )
