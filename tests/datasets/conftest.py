@@ -15,6 +15,6 @@ def own_cache(
     monkeypatch.setattr("recattack_gym.datasets.source.cache_folder", lambda: cache)
     if request.node.get_closest_marker("real_data") is None:
         monkeypatch.delenv("RECATTACK_DATA", raising=False)
-    elif not Path(os.environ.get("RECATTACK_DATA", "/nowhere")).is_dir():
+    elif not Path(os.environ.get("RECATTACK_DATA") or "/nowhere").is_dir():
         pytest.skip("RECATTACK_DATA names no folder with the published data sets")
     return cache
