@@ -54,7 +54,13 @@ class GRU4RecConfig(GradientConfig):
     n_negatives: int = 256
     """Items that stand for the catalogue in the softmax; drawn for each batch and shared by it."""
     sample_alpha: float = 0.5
-    """Items are drawn in proportion to (1 + clicks) to this power: 0 is uniform, 1 by popularity."""
+    """Items are drawn in proportion to their clicks to this power: 0 is uniform, 1 by popularity."""
+    new_items_as_negatives: bool = False
+    """Whether items without clicks are drawn too, as if they had one click.
+
+    A new item is drawn from the first click on, be it a fake one: the softmax is over all items that
+    the platform has in its log.
+    """
     dropout: float = 0.1
     """Share of the input vectors' numbers that clean training drops."""
     reg: float = 0.0
@@ -107,8 +113,8 @@ class GRU4Rec(Victim):
         seed = draw_seed(rng)
         generator = torch_generator(rng)
         net = _initial_network(log.n_items, config.embedding_size, generator, self.device)
-        probability = self._negative_probability(log)
-        log_weight = torch.from_numpy(_log_weight(probability, config.n_negatives)).to(self.device)
+        probability = self._sampling_probability(log.item_popularity)
+        log_weight = torch.from_numpy(log_weights(probability, config.n_negatives)).to(self.device)
         optimizer = _adam(net, config.learning_rate)
         step = 0
         with _one_thread():
@@ -116,11 +122,11 @@ class GRU4Rec(Victim):
                 starts, lengths = _cut(log, config.max_length + 1, seed, epoch)
                 for rows in _bucketed(lengths, config.batch_size, seed, epoch):
                     sessions = _padded(log.item_ids, starts[rows], lengths[rows])
-                    negatives = _draw_negatives(probability, config.n_negatives, seed, step)
+                    uniform = _draw_uniform(config.n_negatives, seed, step)
                     loss = _loss(
                         net,
                         torch.from_numpy(sessions).to(self.device),
-                        torch.from_numpy(negatives).to(self.device),
+                        torch.from_numpy(pick(probability, uniform)).to(self.device),
                         log_weight,
                         reg=config.reg,
                         dropout=config.dropout,
@@ -174,7 +180,8 @@ class GRU4Rec(Victim):
         schedule = self._schedule(log, (profile.shape[0], profile.shape[1]), seed)
         items = schedule.items(profile)
         optimizer = _adam(self._net, config.finetune_learning_rate)
-        log_weight = torch.from_numpy(schedule.log_weight).to(self.device)
+        probability = self._sampling_probability(self.log.item_popularity)
+        log_weight = torch.from_numpy(log_weights(probability, config.finetune_n_negatives))
         for batch in range(len(schedule.batch_indptr) - 1):
             first, last = schedule.batch_indptr[batch : batch + 2]
             bounds = schedule.indptr[first : last + 1]
@@ -182,8 +189,8 @@ class GRU4Rec(Victim):
             loss = _loss(
                 self._net,
                 torch.from_numpy(sessions).to(self.device),
-                torch.from_numpy(schedule.negatives[batch]).to(self.device),
-                log_weight,
+                torch.from_numpy(pick(probability, schedule.uniform[batch])).to(self.device),
+                log_weight.to(self.device),
                 reg=config.reg,
             )
             optimizer.zero_grad()
@@ -203,7 +210,6 @@ class GRU4Rec(Victim):
             replay=config.finetune_replay,
             batch_size=config.finetune_batch_size,
             n_negatives=config.finetune_n_negatives,
-            probability=self._negative_probability(log),
         )
 
     def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine | None:
@@ -217,6 +223,15 @@ class GRU4Rec(Victim):
             make_contest,
         )
 
+        def sample(
+            profile: NDArray[np.int64], uniform: NDArray[np.float64]
+        ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            clicks = lists.log.item_popularity + np.bincount(
+                profile.ravel(), minlength=lists.log.n_items
+            )
+            probability = self._sampling_probability(clicks)
+            return pick(probability, uniform), log_weights(probability, uniform.shape[1])
+
         state = self._state()
         clean = Parameters(
             Recurrent(*(_float32(state[f"{name}_l0"]) for name in _RECURRENT)),
@@ -227,14 +242,15 @@ class GRU4Rec(Victim):
             clean,
             make_contest(lists, scores, self.config.max_length),
             lambda shape, seed: self._schedule(lists.log, shape, seed),
+            sample,
             learning_rate=self.config.finetune_learning_rate,
             reg=self.config.reg,
         )
 
-    def _negative_probability(self, log: Interactions) -> NDArray[np.float64]:
-        weight = (1.0 + log.item_popularity) ** self.config.sample_alpha
-        if not self.config.new_items_as_negatives:
-            weight[self.n_original_items :] = 0.0
+    def _sampling_probability(self, clicks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how likely each item is sampled, given its clicks, shape `(n_items,)`; same shape."""
+        known = np.maximum(clicks, 1) if self.config.new_items_as_negatives else clicks
+        weight = np.where(known > 0, known.astype(np.float64) ** self.config.sample_alpha, 0.0)
         probability: NDArray[np.float64] = weight / weight.sum()
         return probability
 
@@ -264,15 +280,14 @@ class SessionSchedule:
         indptr: Shape `(n_sessions + 1,)`: session `s` is `clicks[indptr[s]:indptr[s + 1]]`.
         batch_indptr: Shape `(n_batches + 1,)`: batch `b` is the sessions
             `batch_indptr[b]:batch_indptr[b + 1]`, longest first.
-        negatives: Shape `(n_batches, n_negatives)`: the items that stand for the catalogue.
-        log_weight: Shape `(n_items,)`: what is added to the score of a sampled item.
+        uniform: Shape `(n_batches, n_negatives)`, in (0, 1): where the items that stand for the catalogue
+            are picked; which ones these are depends on what the profile makes popular.
     """
 
     clicks: NDArray[np.int64]
     indptr: NDArray[np.int64]
     batch_indptr: NDArray[np.int64]
-    negatives: NDArray[np.int64]
-    log_weight: NDArray[np.float32]
+    uniform: NDArray[np.float64]
 
     def items(self, profile: NDArray[np.int64]) -> NDArray[np.int64]:
         """Fill in one poison set, shape `(N, T)`; the result has the shape of `clicks`."""
@@ -292,7 +307,6 @@ def make_session_schedule(
     replay: float,
     batch_size: int,
     n_negatives: int,
-    probability: NDArray[np.float64],
 ) -> SessionSchedule:
     """Lay out a fine-tuning run: in each epoch every fake session once, and replayed genuine ones.
 
@@ -307,7 +321,6 @@ def make_session_schedule(
             is used exactly once per epoch.
         batch_size: Sessions per gradient step; batches do not cross epochs.
         n_negatives: Items sampled per batch.
-        probability: Of sampling each item, shape `(n_items,)`.
     """
     n_clicks = profile_shape[0] * profile_shape[1]
     fake = np.arange(n_clicks)
@@ -342,12 +355,7 @@ def make_session_schedule(
         clicks=np.concatenate([np.zeros(0, dtype=np.int64), *clicks]),
         indptr=np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *lengths])),
         batch_indptr=np.cumsum(batches),
-        negatives=np.stack(
-            [_draw_negatives(probability, n_negatives, seed, b) for b in range(n_batches)]
-        )
-        if n_batches
-        else np.zeros((0, n_negatives), dtype=np.int64),
-        log_weight=_log_weight(probability, n_negatives),
+        uniform=_draw_uniform(n_batches * n_negatives, seed, 0).reshape(n_batches, n_negatives),
     )
 
 
@@ -396,24 +404,23 @@ def _float32(array: NDArray[np.float32 | np.float64 | np.int64]) -> NDArray[np.f
     return np.array(array, dtype=np.float32, order="C")
 
 
-def _draw_negatives(
-    probability: NDArray[np.float64], n_negatives: int, seed: int, step: int
-) -> NDArray[np.int64]:
-    """Sample items with replacement; shape `(n_negatives,)`, a function of (seed, step)."""
+def pick(probability: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the items at these places, in (0, 1), of the cumulative distribution; same shape."""
     below = np.cumsum(probability)
-    uniform = counter_integers(
-        seed, SESSION_NEGATIVE, step * n_negatives + np.arange(n_negatives), 2**31
-    )
-    drawn: NDArray[np.int64] = np.searchsorted(
-        below, (uniform + 0.5) * (2.0**-31 * below[-1]), side="right"
-    )
-    return drawn
+    items: NDArray[np.int64] = np.searchsorted(below, uniform * below[-1], side="right")
+    return items
 
 
-def _log_weight(probability: NDArray[np.float64], n_negatives: int) -> NDArray[np.float32]:
+def log_weights(probability: NDArray[np.float64], n_negatives: int) -> NDArray[np.float32]:
     """Return minus the log of how often each item is expected in a sample; 0 if never."""
     expected = np.where(probability > 0.0, n_negatives * probability, 1.0)
     return -np.log(expected).astype(np.float32)
+
+
+def _draw_uniform(n_draws: int, seed: int, step: int) -> NDArray[np.float64]:
+    counters = step * n_draws + np.arange(n_draws)
+    drawn = counter_integers(seed, SESSION_NEGATIVE, counters, 2**31).astype(np.float64)
+    return (drawn + 0.5) * 2.0**-31
 
 
 @dataclass(frozen=True, eq=False)

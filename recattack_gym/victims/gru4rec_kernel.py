@@ -62,8 +62,7 @@ class Sessions(NamedTuple):
     clicks: NDArray[np.int32]
     indptr: NDArray[np.int64]
     batch_indptr: NDArray[np.int64]
-    negatives: NDArray[np.int32]
-    log_weight: NDArray[np.float32]
+    uniform: NDArray[np.float64]
 
 
 class Forest(NamedTuple):
@@ -153,7 +152,9 @@ class Workspace(NamedTuple):
     click_rows: NDArray[np.int32]
     """Shape of `Sessions.clicks`."""
     negative_rows: NDArray[np.int32]
-    """Shape of `Sessions.negatives`."""
+    """Shape of `Sessions.uniform`."""
+    log_weight: NDArray[np.float32]
+    """Shape of `Sessions.uniform`: what is added to the scores of the sampled items."""
     n_rows: NDArray[np.int64]
     """Shape `(n_batches,)`: rows touched by the end of each batch."""
 
@@ -247,7 +248,7 @@ def train(sessions: Sessions, work: Workspace, learning_rate: float, reg: float)
     for batch in range(len(sessions.batch_indptr) - 1):
         n_steps = _pack(sessions, batch, work)
         _forward(work, n_steps)
-        _softmax(sessions, batch, work, n_steps)
+        _softmax(batch, work, n_steps)
         _backward(work, n_steps)
         n_clicks = tape.offset[n_steps]
         shrink = np.float32(reg) / np.float32(n_clicks)
@@ -259,12 +260,15 @@ def train(sessions: Sessions, work: Workspace, learning_rate: float, reg: float)
 
 
 @compiled
-def number_rows(sessions: Sessions, profile: NDArray[np.int64], work: Workspace) -> int:
+def number_rows(
+    sessions: Sessions, profile: NDArray[np.int64], negatives: NDArray[np.int64], work: Workspace
+) -> int:
     """Number the items that one poison set touches, by first touch.
 
     Args:
         sessions: The schedule.
         profile: Shape `(N, T)`.
+        negatives: The sampled items, shape of `Sessions.uniform`.
         work: `touched`, `n_rows` and the rows of clicks and negatives are written.
 
     Returns:
@@ -280,8 +284,8 @@ def number_rows(sessions: Sessions, profile: NDArray[np.int64], work: Workspace)
                 item = profile[(-1 - item) // profile_size, (-1 - item) % profile_size]
             n = _touch(item, n, work)
             work.click_rows[c] = work.row_of[item]
-        for j in range(sessions.negatives.shape[1]):
-            item = np.int64(sessions.negatives[batch, j])
+        for j in range(negatives.shape[1]):
+            item = negatives[batch, j]
             n = _touch(item, n, work)
             work.negative_rows[batch, j] = work.row_of[item]
         work.n_rows[batch] = n
@@ -391,16 +395,14 @@ def _forward(work: Workspace, n_steps: int) -> None:
 
 
 @compiled
-def _softmax(sessions: Sessions, batch: int, work: Workspace, n_steps: int) -> None:
+def _softmax(batch: int, work: Workspace, n_steps: int) -> None:
     """Turn states into the gradient of the mean cross-entropy in states, clicks and sampled items."""
     tape, rows, slope = work.tape, work.current.rows, work.gradient.rows
     negatives = work.negative_rows[batch]
     n_negatives, d = len(negatives), tape.clicks.shape[1]
     for j in range(n_negatives):
         _copy(rows.vectors[negatives[j]], tape.others[j])
-        tape.other_bias[j] = (
-            rows.bias[negatives[j]] + sessions.log_weight[sessions.negatives[batch, j]]
-        )
+        tape.other_bias[j] = rows.bias[negatives[j]] + work.log_weight[batch, j]
     n_clicks = tape.offset[n_steps]
     states, scores = tape.states[:n_clicks], tape.scores[:n_clicks]
     np.dot(states, tape.others.T, scores)
@@ -613,6 +615,8 @@ class GRU4RecEngine:
         clean: All parameters of the clean victim, rows numbered by item.
         contest: From `make_contest`.
         schedule: Lays out fine-tuning for `(N, T)` and a seed.
+        sample: Gives, for a profile and places in (0, 1), the sampled items, same shape, and what is
+            added to the score of each item of the catalogue when it is sampled.
         learning_rate: Of fine-tuning.
         reg: Of fine-tuning.
     """
@@ -622,6 +626,10 @@ class GRU4RecEngine:
         clean: Parameters,
         contest: Contest,
         schedule: Callable[[tuple[int, int], int], "SessionSchedule"],
+        sample: Callable[
+            [NDArray[np.int64], NDArray[np.float64]],
+            tuple[NDArray[np.int64], NDArray[np.float32]],
+        ],
         *,
         learning_rate: float,
         reg: float,
@@ -629,6 +637,7 @@ class GRU4RecEngine:
         self._clean = clean
         self._contest = contest
         self._schedule = schedule
+        self._sample = sample
         self._learning_rate = learning_rate
         self._reg = reg
         self._laid_out: tuple[tuple[int, int, int], Sessions] | None = None
@@ -657,7 +666,9 @@ class GRU4RecEngine:
         self, profile: NDArray[np.int64], sessions: Sessions, work: Workspace
     ) -> NDArray[np.int64]:
         """Train `work.current`; return the items that its rows belong to."""
-        n = number_rows(sessions, profile, work)
+        negatives, log_weight = self._sample(profile, sessions.uniform)
+        np.take(log_weight, negatives, out=work.log_weight)
+        n = number_rows(sessions, profile, negatives, work)
         touched = work.touched[:n]
         np.take(self._clean.rows.vectors, touched, axis=0, out=work.current.rows.vectors[:n])
         np.take(self._clean.rows.bias, touched, out=work.current.rows.bias[:n])
@@ -683,8 +694,7 @@ class GRU4RecEngine:
                     clicks=schedule.clicks.astype(np.int32),
                     indptr=schedule.indptr,
                     batch_indptr=schedule.batch_indptr,
-                    negatives=schedule.negatives.astype(np.int32),
-                    log_weight=schedule.log_weight,
+                    uniform=schedule.uniform,
                 ),
             )
         return self._laid_out[1]
@@ -793,8 +803,8 @@ def _make_table(rows: Rows) -> Table:
 
 def _make_workspace(clean: Parameters, sessions: Sessions) -> Workspace:
     n_items, d = clean.rows.vectors.shape
-    n_batches, n_negatives = sessions.negatives.shape
-    n_rows = min(n_items, len(sessions.clicks) + sessions.negatives.size)
+    n_batches, n_negatives = sessions.uniform.shape
+    n_rows = min(n_items, len(sessions.clicks) + sessions.uniform.size)
     clicks_before = sessions.indptr[sessions.batch_indptr]
     n_clicks = int(np.diff(clicks_before).max(initial=1))
     longest = int(np.diff(sessions.indptr).max(initial=1))
@@ -831,6 +841,7 @@ def _make_workspace(clean: Parameters, sessions: Sessions) -> Workspace:
         row_of=np.full(n_items, -1, dtype=np.int32),
         click_rows=np.zeros(len(sessions.clicks), dtype=np.int32),
         negative_rows=np.zeros((n_batches, n_negatives), dtype=np.int32),
+        log_weight=_floats(n_batches, n_negatives),
         n_rows=np.zeros(n_batches, dtype=np.int64),
     )
 
