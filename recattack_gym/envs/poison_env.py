@@ -95,9 +95,9 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
     | `target_exposure` | int64 `(n_targets,)` | users who are shown each target; 0 until the end |
     | `n_queries` | int | attacks evaluated since the environment was made |
 
-    What never changes is an attribute of `env.unwrapped`: `item_popularity`, `target_items`, `budget`,
-    `goal`; and, for researchers, `last_profiles` and `simulator`. Wrap the environment in `BlackBox`
-    before handing it to an attacker that must not see those two.
+    What does not change with every click is an attribute of `env.unwrapped`: `item_popularity`,
+    `target_items`, `budget`, `goal`, `last_profiles`; and, for researchers, `simulator`. Wrap the
+    environment in `BlackBox` before handing it to an attacker that must not see the simulator.
 
     ## Reproducibility
 

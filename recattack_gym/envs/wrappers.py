@@ -284,6 +284,7 @@ class BlackBox(gym.Env[Observation, np.int64]):
         self._render: Callable[[], Any] = lambda: env.render()
         self._close: Callable[[], None] = lambda: env.close()
         self._n_queries: Callable[[], int] = lambda: base.n_queries
+        self._last_profiles: Callable[[], NDArray[np.int64] | None] = lambda: base.last_profiles
         self._action_masks: Callable[[], NDArray[np.bool_]] = lambda: env.get_wrapper_attr(
             "action_masks"
         )()
@@ -300,6 +301,11 @@ class BlackBox(gym.Env[Observation, np.int64]):
     def n_queries(self) -> int:
         """See `PoisonEnv.n_queries`."""
         return self._n_queries()
+
+    @property
+    def last_profiles(self) -> NDArray[np.int64] | None:
+        """See `PoisonEnv.last_profiles`."""
+        return self._last_profiles()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """See `PoisonEnv.action_masks`."""

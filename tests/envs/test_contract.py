@@ -1,8 +1,12 @@
 """What Gymnasium, Stable-Baselines3 and we expect of every registered environment."""
 
 import copy
+import inspect
 import pickle
+import re
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -55,6 +59,38 @@ def test_the_table_of_ids_names_every_victim_and_nothing_else() -> None:
     assert set(VICTIM_NAMES) == set(VICTIMS)
     assert len(set(VICTIM_NAMES)) == len(VICTIM_NAMES)
     assert tuple(VICTIMS[name].name for name in VICTIM_NAMES) == VICTIM_NAMES
+
+
+def test_the_page_about_environments_is_what_the_docstrings_say() -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "make_environments.py"))
+    written = script["PAGE"].read_text(encoding="utf-8")
+    assert written == script["page"](), "run: python docs/make_environments.py"
+
+
+@pytest.mark.parametrize("env_class", [PoisonEnv, PoisonVectorEnv])
+def test_the_docstring_has_the_sections_of_gymnasium(env_class: type) -> None:
+    headings = re.findall(r"^## (.*)$", inspect.getdoc(env_class) or "", flags=re.MULTILINE)
+    assert [heading for heading in headings if heading != "Reproducibility"] == [
+        "Description",
+        "Action Space",
+        "Observation Space",
+        "Starting State",
+        "Rewards",
+        "Episode End",
+        "Information",
+        "Arguments",
+        "References",
+        "Version History",
+    ]
+
+
+def test_both_environments_take_the_same_arguments_with_the_same_defaults() -> None:
+    single, vector = (
+        dict(inspect.signature(env_class).parameters) for env_class in (PoisonEnv, PoisonVectorEnv)
+    )
+    for name in ("num_envs", "autoreset_mode"):
+        del vector[name]
+    assert single == vector
 
 
 def test_registering_again_changes_nothing() -> None:

@@ -157,6 +157,7 @@ def test_a_black_box_plays_like_what_is_inside(on_ladder: Arguments) -> None:
     for item in (6, 1, 6, 2):
         assert data_equivalence(inside.step(item), box.step(item), exact=True)
     assert box.n_queries == 1
+    assert data_equivalence(box.last_profiles, inside.last_profiles)
     assert box.item_popularity.tolist() == inside.item_popularity.tolist()
     assert box.target_items.tolist() == [6]
     assert (box.budget, box.goal) == (inside.budget, inside.goal)
