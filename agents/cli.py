@@ -215,7 +215,7 @@ def _build_parser(argv: Sequence[str]) -> _Parser:
 
 
 def _add_training(command: Callable[..., _Parser]) -> None:
-    from agents.training import ALGORITHMS, TrainingConfig
+    from agents.training import ACTIONS, ALGORITHMS, TrainingConfig
 
     defaults = TrainingConfig()
     train = command(
@@ -240,6 +240,12 @@ def _add_training(command: Callable[..., _Parser]) -> None:
         train.add_argument(
             f"--{name.replace('_', '-')}", type=int, default=default, help=f"{text} ({default})"
         )
+    train.add_argument(
+        "--actions", default=defaults.actions, help=f"{' or '.join(ACTIONS)} ({defaults.actions})"
+    )
+    train.add_argument(
+        "--n-bands", type=int, help="groups besides the targets, with --actions groups"
+    )
     train.add_argument("--learning-rate", type=float, help="default: the algorithm's own")
     train.add_argument("--no-side-effects", action="store_true", help=NO_SIDE_EFFECTS)
     train.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -406,6 +412,8 @@ def _train(args: argparse.Namespace) -> Report:
         env_id=qualified_id(args.env_id),
         env_options=environment_options(args),
         algo=args.algo,
+        actions=args.actions,
+        n_bands=args.n_bands,
         total_steps=args.total_steps,
         n_envs=args.n_envs,
         seed=args.seed,
@@ -432,9 +440,10 @@ def _benchmark(name: str) -> Benchmark:
 
 
 def _demo(args: argparse.Namespace) -> Report:
-    from agents.demo import run_demo
+    from agents.demo import DemoConfig, run_demo
 
-    return run_demo(args.out, seeds=args.seeds, n_queries=args.queries, cache_dir=args.cache_dir)
+    config = DemoConfig() if args.queries is None else DemoConfig(n_queries=args.queries)
+    return run_demo(args.out, seeds=args.seeds, config=config, cache_dir=args.cache_dir)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ import io
 import json
 import logging
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +21,12 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
-from tqdm import tqdm
 
 from agents.sb3 import ClickSequenceExtractor, make_sb3_vec_env
 from agents.training import LEARNERS_REWARD, TrainingConfig
 from recattack_gym.core import ArgumentError, ArtifactError, AttackBudget, StateError
 from recattack_gym.core.files import atomic_write
+from recattack_gym.envs.wrappers import GroupedVectorActions
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class Learner:
         config: What to train.
         checkpoint: File that is rewritten before every rollout, or `None` to keep nothing.
         resume: Whether to go on from `checkpoint`, which must exist.
-        show_progress: Whether to draw a progress bar on standard error.
+        on_attacks: Called with the number of attacks that have just been evaluated.
 
     Raises:
         ArgumentError: If the checkpoint belongs to another configuration.
@@ -69,15 +72,16 @@ class Learner:
         checkpoint: Path | None = None,
         *,
         resume: bool = False,
-        show_progress: bool = False,
+        on_attacks: Callable[[int], object] | None = None,
     ) -> None:
         self.config = config
         self.progress = Progress()
         self._checkpoint = checkpoint
-        self._show_progress = show_progress
+        self._on_attacks = on_attacks
         self._randomness: Randomness | None = None
         self._env = make_attack_envs(config, config.n_envs)
         self.budget: AttackBudget = self._env.get_attr("budget")[0]
+        self._is_nuke = self._env.get_attr("goal")[0].direction == "nuke"
         self.model = _make_model(config, self._env, self.budget.n_clicks)
         if resume:
             if checkpoint is None:
@@ -130,6 +134,13 @@ class Learner:
         rec_nums = np.array([info["rec_num"] for info in infos], dtype=np.int64)
         return rec_nums, np.stack(env.get_attr("last_profiles"))
 
+    def note(self, rec_nums: Sequence[int], profiles: Sequence[NDArray[np.int64]]) -> None:
+        """Remember finished attacks: their RecNum, and their clicks `(n_fake_users, profile_size)`."""
+        for rec_num, clicks in zip(rec_nums, profiles, strict=True):
+            self.progress.add(rec_num, clicks, is_nuke=self._is_nuke)
+        if self._on_attacks is not None:
+            self._on_attacks(len(rec_nums))
+
     # -- checkpoints -----------------------------------------------------------------------------
 
     def save_checkpoint(self) -> None:
@@ -150,7 +161,7 @@ class Learner:
         np.savez(
             arrays,
             best_profiles=np.zeros((0, 0), dtype=np.int64) if best is None else best,
-            **Randomness.now().arrays(),
+            **Randomness.now().arrays(),  # type: ignore[arg-type]  # allow_pickle is no array
         )
         with atomic_write(self._checkpoint) as stream, zipfile.ZipFile(stream, "w") as archive:
             archive.writestr("header.json", json.dumps(header))
@@ -192,34 +203,17 @@ class _Recorder(BaseCallback):
     def __init__(self, learner: Learner) -> None:
         super().__init__()
         self._learner = learner
-        done = len(learner.progress.rec_nums)
-        total = learner.total_steps // learner.budget.n_clicks
-        self._bar = tqdm(
-            total=total, initial=done, unit="attack", disable=not learner._show_progress
-        )
-        self._goal = learner._env.get_attr("goal")[0]
 
     def _on_rollout_start(self) -> None:
         self._learner.save_checkpoint()
 
     def _on_step(self) -> bool:
-        ended = np.flatnonzero(self.locals["dones"])
-        if len(ended):
-            self._note(ended)
+        ended = np.flatnonzero(self.locals["dones"]).tolist()
+        if ended:
+            profiles = self.training_env.get_attr("last_profiles", ended)
+            rec_nums = [int(self.locals["infos"][copy]["rec_num"]) for copy in ended]
+            self._learner.note(rec_nums, profiles)
         return True
-
-    def _note(self, ended: NDArray[np.int64]) -> None:
-        progress = self._learner.progress
-        profiles = self.training_env.get_attr("last_profiles")
-        is_nuke = self._goal.direction == "nuke"
-        rec_nums = [self.locals["infos"][copy]["rec_num"] for copy in ended]
-        for copy, rec_num in zip(ended, rec_nums, strict=True):
-            progress.add(int(rec_num), profiles[copy], is_nuke=is_nuke)
-        self._bar.set_postfix(mean=f"{np.mean(rec_nums):.0f}", best=progress.best_rec_num)
-        self._bar.update(len(ended))
-
-    def _on_training_end(self) -> None:
-        self._bar.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,12 +257,20 @@ class Randomness:
 def make_attack_envs(config: TrainingConfig, n_envs: int) -> VecEnv:
     """Return the environments of a run: the native vector environment behind SB3's interface."""
     options = {**config.env_options, "reward": LEARNERS_REWARD}
-    return make_sb3_vec_env(config.env_id, n_envs, seed=config.seed, **options)
+    wrapper = partial(GroupedVectorActions, n_bands=config.n_bands)
+    return make_sb3_vec_env(
+        config.env_id,
+        n_envs,
+        seed=config.seed,
+        monitor=False,
+        wrapper=wrapper if config.actions == "groups" else None,
+        **options,
+    )
 
 
 def _make_model(config: TrainingConfig, env: VecEnv, n_clicks: int) -> OnPolicyAlgorithm:
     learning_rate = 1e-3 if config.learning_rate is None else config.learning_rate
-    common = {
+    common: dict[str, Any] = {  # Any: arguments of many types
         "policy": "MultiInputPolicy",
         "env": env,
         "learning_rate": learning_rate,

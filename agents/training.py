@@ -8,18 +8,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from tqdm import tqdm
 
 from agents.options import make_environment, resolved_config
 from agents.reports import Report, Stopwatch, attack_fields, versions
 from recattack_gym.core import ArgumentError, FakeProfiles, UnknownNameError
-from recattack_gym.core.checks import as_count, as_real
+from recattack_gym.core.checks import as_choice, as_count, as_real
 from recattack_gym.core.files import atomic_write
+
+if TYPE_CHECKING:
+    from agents.learner import Learner
 
 ALGORITHMS = ("ppo", "a2c")
 """Algorithms of Stable-Baselines3 that fit episodes of N * T clicks with one reward at the end."""
 
+Actions = Literal["items", "groups"]
+ACTIONS: tuple[Actions, ...] = ("items", "groups")
 LEARNERS_REWARD = "normalized"
 """What learners are paid, so that step sizes do not depend on the platform's size."""
 
@@ -34,6 +41,10 @@ class TrainingConfig:
     """Arguments of the environment that differ from its defaults; plain JSON values."""
     algo: str = "ppo"
     """A name from `ALGORITHMS`."""
+    actions: Actions = "items"
+    """What an action is: an item of the catalogue, or a group of items and a place in it."""
+    n_bands: int | None = None
+    """With `actions="groups"`: bands of popularity; `None` makes about as many as a band has items."""
     total_steps: int = 128_000
     """Clicks to train for, rounded up to whole rollouts: 320 attacks of 400 clicks."""
     n_envs: int = 16
@@ -60,6 +71,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.algo not in ALGORITHMS:
             raise UnknownNameError("algorithm", self.algo, ALGORITHMS)
+        as_choice("actions", self.actions, ACTIONS)
+        if self.n_bands is not None:
+            as_count("n_bands", self.n_bands)
         for name in (
             "total_steps",
             "n_envs",
@@ -123,14 +137,11 @@ def train(
     env = make_environment(config.env_id, {**config.env_options, "reward": LEARNERS_REWARD})
     from agents.learner import Learner
 
-    learner = Learner(config, checkpoint, resume=resume, show_progress=show_progress)
-    try:
-        learner.run()
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            f"interrupted after {len(learner.progress.rec_nums)} attacks; {checkpoint} has what was "
-            f"learnt before the last rollout: repeat the command with --save {folder} --resume to go on"
-        ) from error
+    with tqdm(unit="attack", disable=not show_progress) as bar:
+        learner = Learner(config, checkpoint, resume=resume, on_attacks=bar.update)
+        bar.total = learner.total_steps // learner.budget.n_clicks
+        bar.update(len(learner.progress.rec_nums))
+        _run(learner, checkpoint)
     progress = learner.progress
     fresh, _ = learner.sample(config.eval_episodes)
     header = {
@@ -173,6 +184,16 @@ def train(
     with atomic_write(folder / "result.json") as stream:
         stream.write(json.dumps(data, indent=1, allow_nan=False).encode())
     return Report(text=_describe(data, fresh), data=data)
+
+
+def _run(learner: "Learner", checkpoint: Path) -> None:
+    try:
+        learner.run()
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"interrupted after {len(learner.progress.rec_nums)} attacks; {checkpoint} has all but the "
+            f"last rollout: repeat the command with --save {checkpoint.parent} --resume to go on"
+        ) from error
 
 
 def _describe(

@@ -1,6 +1,6 @@
 """PowerItem: targets among the items that many others are similar to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,16 +49,26 @@ class PowerItem(Attacker):
     config: PowerItemConfig
     config_class = PowerItemConfig
 
+    def __init__(self, config: AttackerConfig | Mapping[str, object] | None = None) -> None:
+        super().__init__(config)
+        self._known: tuple[Interactions, NDArray[np.int64]] | None = None
+
     def _plan(self, view: AttackerView, rng: np.random.Generator) -> NDArray[np.int64]:
         targets = np.array(view.goal.target_items, dtype=np.int64)
         others = other_items(view)
-        degrees = in_degrees(
-            view.log.with_catalogue(view.n_items),
-            n_neighbours=self.config.n_neighbours,
-            significance=self.config.significance,
-        )
+        degrees = self._in_degrees(view.log, view.n_items)
         power_items = top_share(others, degrees[others], self.config.power_rate)
         return alternate(view.budget, targets, power_items, rng)
+
+    def _in_degrees(self, log: Interactions, n_items: int) -> NDArray[np.int64]:
+        """Return the in-degrees over the whole catalogue; those of the last log are remembered."""
+        if self._known is None or self._known[0] is not log:
+            degrees = in_degrees(
+                log, n_neighbours=self.config.n_neighbours, significance=self.config.significance
+            )
+            self._known = (log, degrees)
+        known = self._known[1]
+        return np.pad(known, (0, n_items - len(known)))
 
 
 def in_degrees(

@@ -1,0 +1,229 @@
+"""`recattack demo`: an agent that learns to attack, beside the rules of thumb, in three minutes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from agents.benchmark.tables import markdown_table
+from agents.heuristic import ATTACKERS
+from agents.options import make_environment, resolved_config
+from agents.reports import Report, Stopwatch, versions
+from agents.training import TrainingConfig
+from recattack_gym.core.checks import as_count
+from recattack_gym.core.files import atomic_write
+
+ENV_ID = "recattack_gym:RecPoison-NGCF-v0"
+AGENT = "PPO (trained)"
+NO_ATTACK = "no attack"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoConfig:
+    """What the demo runs; chosen on platform seeds 10 and 11 and agent seeds from 100 on."""
+
+    n_fake_users: int = 10
+    """Accounts per attack."""
+    profile_size: int = 10
+    """Clicks per account: attacks a quarter as expensive as PoisonRec's, to fit three minutes."""
+    n_queries: int = 640
+    """Attacks that the agent may try per seed."""
+    n_envs: int = 8
+    """Attacks between two updates."""
+    n_bands: int = 5
+    """Groups of items that the agent chooses from, besides the targets: bands of popularity."""
+    learning_rate: float = 3e-2
+    """Step size; large, because there are only `n_queries / n_envs` updates."""
+    n_epochs: int = 8
+    """Passes over each rollout, in one batch: few parameters, and one return per attack."""
+    embedding_size: int = 8
+    """Width of an item's embedding in the policy."""
+    hidden_size: int = 32
+    """Width of the policy's hidden layer."""
+    n_fresh: int = 32
+    """Attacks drawn from the trained policy, and from each heuristic, for its mean."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedResult:
+    """Everything measured on one platform."""
+
+    seed: int
+    """Seed of the platform (clean victim, candidate lists) and of all attackers."""
+    clean_rec_num: int
+    """RecNum without any attack."""
+    max_rec_num: int
+    """The largest RecNum there can be."""
+    curve: list[int]
+    """RecNum of every attack that the agent tried, in order."""
+    mean: Mapping[str, float]
+    """Attacker -> mean RecNum of fresh attacks."""
+    best: Mapping[str, int]
+    """Attacker -> largest RecNum among equally many attacks, `n_queries` each."""
+
+
+def run_demo(
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    config: DemoConfig | None = None,
+    cache_dir: Path | None = None,
+    show_progress: bool = True,
+) -> Report:
+    """Train an agent per seed, compare it with the heuristics, and write a picture and the results.
+
+    Every seed is another platform and another agent. The comparison is on two equal footings: the mean
+    over `n_fresh` attacks, and the best of `n_queries` attacks (all that the agent tried while
+    learning, against as many draws of each heuristic).
+
+    Args:
+        out: Folder for `learning-curve.png` and `results.json`.
+        seeds: Platforms.
+        config: What to run; `None` for the defaults.
+        cache_dir: Where fitted victims are kept.
+        show_progress: Whether to draw a progress bar on standard error.
+    """
+    config = config or DemoConfig()
+    for seed in seeds:
+        as_count("seeds", seed, at_least=0)
+    watch = Stopwatch()
+    from agents.demo_figure import draw_learning_curves
+
+    options: dict[str, object] = {
+        "n_fake_users": config.n_fake_users,
+        "profile_size": config.profile_size,
+    }
+    if cache_dir is not None:
+        options["cache_dir"] = str(cache_dir)
+    n_steps = (len(ATTACKERS) + 1) * config.n_queries * len(seeds)
+    with tqdm(total=n_steps, unit="attack", disable=not show_progress) as bar:
+        results = [_run_seed(seed, config, options, bar) for seed in seeds]
+    table, rows = _compare(results, config)
+    figure, record = out / "learning-curve.png", out / "results.json"
+    draw_learning_curves(results, figure)
+    env = make_environment(ENV_ID, options)
+    data: dict[str, object] = {
+        "command": "demo",
+        "env_id": ENV_ID,
+        "seeds": list(seeds),
+        "attackers": rows,
+        "runs": [asdict(result) for result in results],
+        "config": {"demo": asdict(config), "env": resolved_config(env)},
+        "figure": str(figure),
+        **watch.fields(),
+        "versions": versions(),
+    }
+    with atomic_write(record) as stream:
+        stream.write(json.dumps(data, indent=1, allow_nan=False).encode())
+    return Report(text=f"{table}\n\n{figure}\n{record}", data=data)
+
+
+def _run_seed(
+    seed: int, config: DemoConfig, options: Mapping[str, object], bar: "tqdm[NoReturn]"
+) -> SeedResult:
+    from agents.learner import Learner
+    from recattack_gym.core import Knowledge
+    from recattack_gym.simulator import PlatformView
+
+    options = {**options, "platform_seed": seed}
+    bar.set_description(f"seed {seed}: fitting the victim")
+    env = make_environment(ENV_ID, options)
+    simulator = env.simulator
+    view = PlatformView(simulator, env.budget, Knowledge.GRAY_BOX)
+    mean: dict[str, float] = {NO_ATTACK: float(simulator.clean_rec_num)}
+    best: dict[str, int] = {NO_ATTACK: simulator.clean_rec_num}
+    for name, attacker in ATTACKERS.items():
+        bar.set_description(f"seed {seed}: {name}")
+        draws: list[int] = []
+        planner, rng = attacker(), np.random.default_rng(seed)
+        while len(draws) < config.n_queries:
+            n_draws = min(config.n_fresh, config.n_queries - len(draws))
+            sets = np.stack([planner.plan(view, rng).item_ids for _ in range(n_draws)])
+            draws += view.query(sets).tolist()
+            bar.update(n_draws)
+        mean[name], best[name] = float(np.mean(draws)), max(draws)
+    bar.set_description(f"seed {seed}: {AGENT}")
+    learner = Learner(
+        TrainingConfig(
+            env_id=ENV_ID,
+            env_options=options,
+            actions="groups",
+            n_bands=config.n_bands,
+            total_steps=config.n_queries * config.n_fake_users * config.profile_size,
+            n_envs=config.n_envs,
+            seed=seed,
+            learning_rate=config.learning_rate,
+            n_epochs=config.n_epochs,
+            n_minibatches=1,
+            embedding_size=config.embedding_size,
+            hidden_size=config.hidden_size,
+        ),
+        on_attacks=bar.update,
+    )
+    learner.run()
+    fresh, _ = learner.sample(config.n_fresh)
+    mean[AGENT] = float(fresh.mean())
+    best[AGENT] = int(max(learner.progress.rec_nums))
+    return SeedResult(
+        seed=seed,
+        clean_rec_num=simulator.clean_rec_num,
+        max_rec_num=simulator.max_rec_num,
+        curve=learner.progress.rec_nums,
+        mean=mean,
+        best=best,
+    )
+
+
+def _compare(
+    results: Sequence[SeedResult], config: DemoConfig
+) -> tuple[str, list[dict[str, object]]]:
+    max_rec_num = float(np.mean([result.max_rec_num for result in results]))
+    rows: list[dict[str, object]] = []
+    for name in (NO_ATTACK, *ATTACKERS, AGENT):
+        means = np.array([result.mean[name] for result in results])
+        bests = np.array([result.best[name] for result in results])
+        rows.append(
+            {
+                "attacker": name,
+                "mean_rec_num": float(means.mean()),
+                "mean_per_seed": means.tolist(),
+                "share": float(means.mean() / max_rec_num),
+                "best_rec_num": float(bests.mean()),
+                "best_per_seed": bests.tolist(),
+                "n_queries": 0 if name == NO_ATTACK else config.n_queries,
+            }
+        )
+    queries = f"best of {config.n_queries}"
+    table = markdown_table(
+        ("attacker", "RecNum", "of maximum", "smallest seed", queries, "queries to learn"),
+        [
+            (
+                row["attacker"],
+                f"{row['mean_rec_num']:.0f}",
+                f"{row['share']:.1%}",
+                f"{min(_floats(row['mean_per_seed'])):.0f}",
+                f"{row['best_rec_num']:.0f}",
+                config.n_queries if row["attacker"] == AGENT else 0,
+            )
+            for row in rows
+        ],
+    )
+    return table, rows
+
+
+def _floats(values: object) -> list[float]:
+    return [float(value) for value in np.asarray(values, dtype=np.float64)]
+
+
+def smoothed(curve: Sequence[int], window: int) -> NDArray[np.float64]:
+    """Return the mean of the last `window` values at every place, of fewer at the start."""
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(curve, dtype=np.float64))])
+    end = np.arange(1, len(curve) + 1)
+    start = np.maximum(0, end - window)
+    means: NDArray[np.float64] = (sums[end] - sums[start]) / (end - start)
+    return means

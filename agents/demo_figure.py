@@ -1,0 +1,57 @@
+"""The picture of `recattack demo`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from agents.demo import AGENT, NO_ATTACK, SeedResult, smoothed
+from recattack_gym.core.files import atomic_write
+
+WINDOW = 32
+"""Attacks that a point of a curve is the mean of."""
+COLOURS = {
+    NO_ATTACK: "#888888",
+    "random": "#8c564b",
+    "popular": "#1f77b4",
+    "middle": "#9467bd",
+    "power-item": "#2ca02c",
+    AGENT: "#d62728",
+}
+
+
+def draw_learning_curves(results: Sequence[SeedResult], path: Path) -> None:
+    """Draw what the agent's attacks reach while it learns, seeds thin and their mean thick.
+
+    Args:
+        results: One per seed, with curves of equal length.
+        path: The `.png` file.
+    """
+    curves = np.stack([smoothed(result.curve, WINDOW) for result in results])
+    tried = np.arange(1, curves.shape[1] + 1)
+    figure = Figure(figsize=(8.0, 4.8), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for curve in curves:
+        axes.plot(tried, curve, color=COLOURS[AGENT], linewidth=0.8, alpha=0.5)
+    axes.plot(tried, curves.mean(axis=0), color=COLOURS[AGENT], linewidth=2.2, label=AGENT)
+    for name in results[0].mean:
+        if name != AGENT:
+            level = float(np.mean([result.mean[name] for result in results]))
+            style = ":" if name == NO_ATTACK else "--"
+            axes.axhline(level, color=COLOURS[name], linestyle=style, label=f"{name} ({level:.0f})")
+    axes.set_xlabel("attacks tried by the agent (simulated retrainings)")
+    axes.set_ylabel(f"RecNum (mean of the last {WINDOW} attacks)")
+    axes.set_title(
+        f"Learning to attack NGCF on a synthetic log: {len(results)} platforms, "
+        f"at most {results[0].max_rec_num}",
+        fontsize=11,
+    )
+    axes.set_xlim(1, curves.shape[1])
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper left", fontsize=9, framealpha=0.9)
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png")
