@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from recattack_gym.core.errors import ArtifactError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.victims.base import ExposureEngine, State, Victim, VictimConfig, state_array
 from recattack_gym.victims.ranking import CandidateLists
@@ -84,9 +85,22 @@ class CoVisitation(Victim):
         return {"visits": self._visits, "pairs": self._pairs, "covisits": self._covisits}
 
     def _set_state(self, state: State) -> None:
-        self._visits = state_array(state, "visits", (self.log.n_items,)).astype(np.int64)
+        n_items = self.log.n_items
+        self._visits = state_array(state, "visits", (n_items,)).astype(np.int64)
         self._pairs = state_array(state, "pairs", (None,)).astype(np.int64)
         self._covisits = state_array(state, "covisits", self._pairs.shape).astype(np.int64)
+        rows, neighbours = np.divmod(self._pairs, n_items)
+        is_graph = (
+            bool((self._pairs[1:] > self._pairs[:-1]).all())
+            and bool(((rows >= 0) & (rows < n_items) & (rows != neighbours)).all())
+            and np.array_equal(np.sort(neighbours * n_items + rows), self._pairs)
+        )
+        if not is_graph:
+            raise ArtifactError(
+                "arrays 'pairs' must be a sorted list of both directions of each pair"
+            )
+        if (self._covisits <= 0).any() or (self._visits[rows] <= 0).any():
+            raise ArtifactError("arrays 'covisits' and 'visits' must be positive for each pair")
         self._forget_shares()
 
     def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine:
