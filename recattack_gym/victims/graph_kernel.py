@@ -148,31 +148,65 @@ def inject_edges(clean: GraphArrays, profile: NDArray[np.int64], merged: GraphAr
 
 
 @compiled
-def sum_neighbours(
-    indptr: NDArray[np.int64],
-    neighbours: NDArray[np.int32],
-    node: int,
+def add_neighbours(
+    graph: GraphArrays,
+    nodes: NDArray[np.int32],
     rows: NDArray[np.float32],
-    total: NDArray[np.float32],
+    totals: NDArray[np.float32],
 ) -> None:
-    """Write the sum of `rows`, shape `(n_nodes, d)`, over a node's neighbours to `total (d,)`."""
-    size = len(total)
-    for d in range(size):
-        total[d] = np.float32(0.0)
-    e, end = indptr[node], indptr[node + 1]
-    while e + 8 <= end:  # eight rows per pass over the accumulator
-        r0, r1 = rows[neighbours[e]], rows[neighbours[e + 1]]
-        r2, r3 = rows[neighbours[e + 2]], rows[neighbours[e + 3]]
-        r4, r5 = rows[neighbours[e + 4]], rows[neighbours[e + 5]]
-        r6, r7 = rows[neighbours[e + 6]], rows[neighbours[e + 7]]
-        for d in range(size):
-            total[d] += ((r0[d] + r1[d]) + (r2[d] + r3[d])) + ((r4[d] + r5[d]) + (r6[d] + r7[d]))
-        e += 8
-    while e < end:
-        row = rows[neighbours[e]]
-        for d in range(size):
-            total[d] += row[d]
-        e += 1
+    """Add rows of `D^-1/2 A D^-1/2 rows` to `totals`.
+
+    Args:
+        graph: `A` and `D^-1/2`.
+        nodes: Which rows of the product; distinct.
+        rows: Shape `(n_nodes, d)`.
+        totals: Shape `(n_nodes, d)`, changed at `nodes`.
+    """
+    indptr, neighbours, scale = graph.indptr, graph.neighbours, graph.scale
+    size = rows.shape[1]
+    for node in nodes:
+        total, own = totals[node], scale[node]
+        e, end = indptr[node], indptr[node + 1]
+        while e + 8 <= end:  # eight rows per pass over the accumulator
+            v0, v1, v2, v3 = neighbours[e], neighbours[e + 1], neighbours[e + 2], neighbours[e + 3]
+            v4, v5 = neighbours[e + 4], neighbours[e + 5]
+            v6, v7 = neighbours[e + 6], neighbours[e + 7]
+            r0, r1, r2, r3 = rows[v0], rows[v1], rows[v2], rows[v3]
+            r4, r5, r6, r7 = rows[v4], rows[v5], rows[v6], rows[v7]
+            s0, s1, s2, s3 = own * scale[v0], own * scale[v1], own * scale[v2], own * scale[v3]
+            s4, s5, s6, s7 = own * scale[v4], own * scale[v5], own * scale[v6], own * scale[v7]
+            for d in range(size):
+                total[d] += (s0 * r0[d] + s1 * r1[d] + s2 * r2[d] + s3 * r3[d]) + (
+                    s4 * r4[d] + s5 * r5[d] + s6 * r6[d] + s7 * r7[d]
+                )
+            e += 8
+        while e < end:
+            row, share = rows[neighbours[e]], own * scale[neighbours[e]]
+            for d in range(size):
+                total[d] += share * row[d]
+            e += 1
+
+
+@compiled
+def push_to_neighbours(
+    graph: GraphArrays,
+    nodes: NDArray[np.int32],
+    rows: NDArray[np.float32],
+    totals: NDArray[np.float32],
+) -> None:
+    """Add all of `D^-1/2 A D^-1/2 rows` to `totals`, where `rows` is zero outside of `nodes`.
+
+    The same as `add_neighbours` for all nodes, and cheaper where `nodes` are few.
+    """
+    indptr, neighbours, scale = graph.indptr, graph.neighbours, graph.scale
+    size = rows.shape[1]
+    for node in nodes:
+        row = rows[node]
+        for e in range(indptr[node], indptr[node + 1]):
+            v = neighbours[e]
+            total, share = totals[v], scale[node] * scale[v]
+            for d in range(size):
+                total[d] += share * row[d]
 
 
 @compiled

@@ -17,12 +17,13 @@ from recattack_gym.victims.graph import InteractionGraph
 from recattack_gym.victims.graph_kernel import (
     Contest,
     GraphArrays,
+    add_neighbours,
     count_exposure,
     dot,
     graph_arrays,
     inject_edges,
+    push_to_neighbours,
     room_for_fakes,
-    sum_neighbours,
     with_neighbours,
 )
 from recattack_gym.victims.kernels import adam_rows, compiled, fill_examples
@@ -62,8 +63,7 @@ class Workspace(NamedTuple):
         gradient: All zero between steps.
         layers: Shape `(L, V, d)`: outputs of layers 1 to L, before the L2 norm.
         sums: Shape `(L, V, d)`: normalised sums over neighbours, inputs of layers 1 to L.
-        scaled: Shape `(2, V, d)`: inputs of a layer times the nodes' scale; by turns.
-        upstream: Shape `(L, V, d)`: gradients of layers 1 to L.
+        through: Shape `(2, V, d)`: gradients of sums over neighbours; layers take turns.
         final: Shape `(V, w)`: concatenated layers; in training of the batch's nodes only.
         final_gradient: Shape `(V, w)`: of the batch's nodes.
         nodes: Shape `(L + 1, V)`: the nodes that each layer is computed for.
@@ -74,7 +74,6 @@ class Workspace(NamedTuple):
         inputs_gradient: Shape `(BLOCK, 2 * d)`.
         outputs: Shape `(BLOCK, d)`.
         weight_part: Shape `(2 * d, d)`.
-        total: Shape `(d,)`.
     """
 
     first: Parameters
@@ -82,8 +81,7 @@ class Workspace(NamedTuple):
     gradient: Parameters
     layers: NDArray[np.float32]
     sums: NDArray[np.float32]
-    scaled: NDArray[np.float32]
-    upstream: NDArray[np.float32]
+    through: NDArray[np.float32]
     final: NDArray[np.float32]
     final_gradient: NDArray[np.float32]
     nodes: NDArray[np.int32]
@@ -94,7 +92,6 @@ class Workspace(NamedTuple):
     inputs_gradient: NDArray[np.float32]
     outputs: NDArray[np.float32]
     weight_part: NDArray[np.float32]
-    total: NDArray[np.float32]
 
 
 def make_parameters(n_nodes: int, n_layers: int, size: int) -> Parameters:
@@ -119,8 +116,7 @@ def make_workspace(n_nodes: int, n_layers: int, size: int) -> Workspace:
         gradient=make_parameters(n_nodes, n_layers, size),
         layers=floats(n_layers, n_nodes, size),
         sums=floats(n_layers, n_nodes, size),
-        scaled=floats(2, n_nodes, size),
-        upstream=floats(n_layers, n_nodes, size),
+        through=floats(2, n_nodes, size),
         final=floats(n_nodes, width),
         final_gradient=floats(n_nodes, width),
         nodes=np.zeros((n_layers + 1, n_nodes), dtype=np.int32),
@@ -131,7 +127,6 @@ def make_workspace(n_nodes: int, n_layers: int, size: int) -> Workspace:
         inputs_gradient=floats(BLOCK, 2 * size),
         outputs=floats(BLOCK, size),
         weight_part=floats(2 * size, size),
-        total=floats(size),
     )
 
 
@@ -339,11 +334,11 @@ def train(
     """
     gradient, first, second = work.gradient, work.first, work.second
     for b in range(len(batch_indptr) - 1):
-        start, end = batch_indptr[b], batch_indptr[b + 1]
-        _select_batch(graph, users, items, negatives, start, end, n_items, work)
+        batch = slice(batch_indptr[b], batch_indptr[b + 1])
+        _select_batch(graph, users[batch], items[batch], negatives[batch], n_items, work)
         _forward(parameters, graph, work)
         _concatenate(parameters, work)
-        _loss_gradient(users, items, negatives, start, end, n_items, reg, work)
+        _loss_gradient(users[batch], items[batch], negatives[batch], n_items, reg, work)
         _backward(parameters, graph, work)
         step = first_step + b + 1
         adam_rows(
@@ -398,14 +393,12 @@ def _select_batch(
     users: NDArray[np.int32],
     items: NDArray[np.int32],
     negatives: NDArray[np.int32],
-    start: int,
-    end: int,
     n_items: int,
     work: Workspace,
 ) -> None:
     top = len(work.n_nodes) - 1
     mark, nodes = work.mark, work.nodes[top]
-    for s in range(start, end):
+    for s in range(len(users)):
         mark[n_items + users[s]] = True
         mark[items[s]] = True
         mark[negatives[s]] = True
@@ -428,58 +421,62 @@ def _select_batch(
 
 @compiled
 def _forward(parameters: Parameters, graph: GraphArrays, work: Workspace) -> None:
-    scale, size = graph.scale, parameters.embeddings.shape[1]
-    for v in range(len(scale)):
-        for d in range(size):
-            work.scaled[0, v, d] = scale[v] * parameters.embeddings[v, d]
+    size = parameters.embeddings.shape[1]
+    inputs, outputs = work.inputs, work.outputs
     for layer in range(len(parameters.weights)):
         below = parameters.embeddings if layer == 0 else work.layers[layer - 1]
-        nodes, n_nodes = work.nodes[layer + 1], work.n_nodes[layer + 1]
-        rows, next_rows = work.scaled[layer % 2], work.scaled[(layer + 1) % 2]
+        needed = work.nodes[layer + 1, : work.n_nodes[layer + 1]]
+        sums, layers = work.sums[layer], work.layers[layer]
         weight, bias = parameters.weights[layer], parameters.biases[layer]
-        for block in range(0, n_nodes, BLOCK):
-            n = min(BLOCK, n_nodes - block)
-            for r in range(n):
-                v = nodes[block + r]
-                total, own = work.sums[layer, v], below[v]
-                sum_neighbours(graph.indptr, graph.neighbours, v, rows, total)
-                for d in range(size):
-                    total[d] *= scale[v]
-                _join(total, own, work.inputs[r])
-            np.dot(work.inputs[:n], weight, work.outputs[:n])
-            for r in range(n):
-                v = nodes[block + r]
-                out, scaled, above = work.outputs[r], next_rows[v], work.layers[layer, v]
+        for block in range(0, len(needed), BLOCK):
+            nodes = needed[block : block + BLOCK]
+            for v in nodes:
+                sums[v] = np.float32(0.0)
+            add_neighbours(graph, nodes, below, sums)
+            _join(nodes, sums, below, inputs)
+            np.dot(inputs[: len(nodes)], weight, outputs[: len(nodes)])
+            for r in range(len(nodes)):
+                out, above = outputs[r], layers[nodes[r]]
                 for d in range(size):
                     x = out[d] + bias[d]
-                    x = max(x, np.float32(SLOPE) * x)
-                    above[d] = x
-                    scaled[d] = scale[v] * x
+                    above[d] = max(x, np.float32(SLOPE) * x)
 
 
 @compiled
 def _join(
-    total: NDArray[np.float32], own: NDArray[np.float32], joined: NDArray[np.float32]
+    nodes: NDArray[np.int32],
+    sums: NDArray[np.float32],
+    below: NDArray[np.float32],
+    inputs: NDArray[np.float32],
 ) -> None:
-    size = len(total)
-    for d in range(size):
-        joined[d] = total[d] + own[d]
-        joined[size + d] = total[d] * own[d]
+    """Write what the weights multiply, the sum and the product of a node's own row and its sum."""
+    size = sums.shape[1]
+    for r in range(len(nodes)):
+        total, own = sums[nodes[r]], below[nodes[r]]
+        added, multiplied = inputs[r, :size], inputs[r, size:]
+        for d in range(size):
+            added[d] = total[d] + own[d]
+        for d in range(size):
+            multiplied[d] = total[d] * own[d]
 
 
 @compiled
 def _concatenate(parameters: Parameters, work: Workspace) -> None:
-    size, n_layers = parameters.embeddings.shape[1], len(parameters.weights)
-    nodes = work.nodes[n_layers]
-    for r in range(work.n_nodes[n_layers]):
-        v, row = nodes[r], work.final[r]
+    """Write the layers of the last layer's nodes side by side, divided by their norms."""
+    embeddings, final = parameters.embeddings, work.final
+    size, n_layers = embeddings.shape[1], len(parameters.weights)
+    nodes = work.nodes[n_layers, : work.n_nodes[n_layers]]
+    for r in range(len(nodes)):
+        row, own = final[r, :size], embeddings[nodes[r]]
         for d in range(size):
-            row[d] = parameters.embeddings[v, d]
-        for layer in range(n_layers):
-            out = work.layers[layer, v]
+            row[d] = own[d]
+    for layer in range(n_layers):
+        layers = work.layers[layer]
+        for r in range(len(nodes)):
+            out, unit = layers[nodes[r]], final[r, (layer + 1) * size : (layer + 2) * size]
             inverse = _inverse_norm(out)
             for d in range(size):
-                row[(layer + 1) * size + d] = inverse * out[d]
+                unit[d] = inverse * out[d]
 
 
 @compiled
@@ -492,142 +489,113 @@ def _loss_gradient(
     users: NDArray[np.int32],
     items: NDArray[np.int32],
     negatives: NDArray[np.int32],
-    start: int,
-    end: int,
     n_items: int,
     reg: float,
     work: Workspace,
 ) -> None:
-    top = len(work.n_nodes) - 1
-    nodes, n = work.nodes[top], work.n_nodes[top]
-    size, width = work.layers.shape[2], work.final.shape[1]
-    for r in range(n):
-        work.place[nodes[r]] = r
-        for x in range(width):
-            work.final_gradient[r, x] = np.float32(0.0)
-    share = np.float32(1.0 / (end - start))
+    """Write the gradient of one batch's loss by its nodes' layers, through the L2 norm."""
+    n_layers, size = len(work.layers), work.layers.shape[2]
+    nodes = work.nodes[n_layers, : work.n_nodes[n_layers]]
+    place, final, gradient = work.place, work.final, work.final_gradient
+    width = final.shape[1]
+    for r in range(len(nodes)):
+        place[nodes[r]] = r
+        gradient[r] = np.float32(0.0)
+    share = np.float32(1.0 / len(users))
     decay = np.float32(reg) * share
-    for s in range(start, end):
-        u = work.place[n_items + users[s]]
-        i, j = work.place[items[s]], work.place[negatives[s]]
-        user, item, other = work.final[u], work.final[i], work.final[j]
-        to_user, to_item = work.final_gradient[u], work.final_gradient[i]
-        to_other = work.final_gradient[j]
+    for s in range(len(users)):
+        u, i, j = place[n_items + users[s]], place[items[s]], place[negatives[s]]
+        user, item, other = final[u], final[i], final[j]
+        to_user, to_item, to_other = gradient[u], gradient[i], gradient[j]
         margin = np.float32(0.0)
         for x in range(width):
             margin += user[x] * (item[x] - other[x])
         slope = -share / (np.float32(1.0) + np.exp(margin))
         for x in range(width):
             to_user[x] += slope * (item[x] - other[x])
+        for x in range(width):
             to_item[x] += slope * user[x]
+        for x in range(width):
             to_other[x] -= slope * user[x]
         for d in range(size):
             to_user[d] += decay * user[d]
+        for d in range(size):
             to_item[d] += decay * item[d]
+        for d in range(size):
             to_other[d] += decay * other[d]
+    for layer in range(n_layers):
+        layers = work.layers[layer]
+        start, end = (layer + 1) * size, (layer + 2) * size
+        for r in range(len(nodes)):
+            unit, given = final[r, start:end], gradient[r, start:end]
+            inverse, along = _inverse_norm(layers[nodes[r]]), dot(unit, given)
+            for d in range(size):
+                given[d] = inverse * (given[d] - along * unit[d])
+    for v in nodes:
+        place[v] = -1
 
 
 @compiled
 def _backward(parameters: Parameters, graph: GraphArrays, work: Workspace) -> None:
-    scale, n_layers = graph.scale, len(parameters.weights)
-    size = parameters.embeddings.shape[1]
-    _add_loss(n_layers, work, work.upstream[n_layers - 1])
+    """Turn the loss's gradient into that of the parameters, from the last layer down.
+
+    `gradient.embeddings` holds, layer by layer, what each node's output has got from above except
+    through its neighbours; that part waits in `through`, one row per node, until the node's turn.
+    """
+    n_layers, size = parameters.biases.shape
+    gradient, inputs, outputs = work.gradient.embeddings, work.inputs, work.outputs
+    inputs_gradient, weight_part = work.inputs_gradient, work.weight_part
+    is_waiting = False
+    _add_loss(n_layers, work, gradient)
     for layer in range(n_layers - 1, -1, -1):
         below = parameters.embeddings if layer == 0 else work.layers[layer - 1]
-        below_gradient = work.gradient.embeddings if layer == 0 else work.upstream[layer - 1]
-        gradient, layers, sums = work.upstream[layer], work.layers[layer], work.sums[layer]
-        nodes, n_nodes = work.nodes[layer + 1], work.n_nodes[layer + 1]
-        weight, to_neighbours = parameters.weights[layer], work.scaled[0]
-        if layer > 0:
-            below_gradient[:] = np.float32(0.0)
-        to_neighbours[:] = np.float32(0.0)
-        for block in range(0, n_nodes, BLOCK):
-            n = min(BLOCK, n_nodes - block)
+        layers, sums, weight = work.layers[layer], work.sums[layer], parameters.weights[layer]
+        to_weight, to_bias = work.gradient.weights[layer], work.gradient.biases[layer]
+        needed = work.nodes[layer + 1, : work.n_nodes[layer + 1]]
+        waiting, through = work.through[(layer + 1) % 2], work.through[layer % 2]
+        if len(needed) < len(through):
+            through[:] = np.float32(0.0)
+        for block in range(0, len(needed), BLOCK):
+            nodes = needed[block : block + BLOCK]
+            n = len(nodes)
+            if is_waiting:
+                add_neighbours(graph, nodes, waiting, gradient)
+            _join(nodes, sums, below, inputs)
             for r in range(n):
-                v = nodes[block + r]
-                _join(sums[v], below[v], work.inputs[r])
-                back, out, given = work.outputs[r], layers[v], gradient[v]
+                back, out, given = outputs[r], layers[nodes[r]], gradient[nodes[r]]
                 for d in range(size):
                     rate = np.float32(1.0) if out[d] > np.float32(0.0) else np.float32(SLOPE)
                     back[d] = rate * given[d]
-                    work.gradient.biases[layer, d] += back[d]
-            np.dot(work.outputs[:n], weight.T, work.inputs_gradient[:n])
-            np.dot(work.inputs[:n].T, work.outputs[:n], work.weight_part)
+                for d in range(size):
+                    to_bias[d] += back[d]
+            np.dot(outputs[:n], weight.T, inputs_gradient[:n])
+            np.dot(inputs[:n].T, outputs[:n], weight_part)
             for x in range(2 * size):
                 for d in range(size):
-                    work.gradient.weights[layer, x, d] += work.weight_part[x, d]
+                    to_weight[x, d] += weight_part[x, d]
             for r in range(n):
-                v = nodes[block + r]
-                own, total, change = below[v], sums[v], work.inputs_gradient[r]
-                to_own, to_total = below_gradient[v], to_neighbours[v]
+                v = nodes[r]
+                own, total, to_own, to_total = below[v], sums[v], gradient[v], through[v]
+                by_sum, by_product = inputs_gradient[r, :size], inputs_gradient[r, size:]
                 for d in range(size):
-                    by_sum, by_product = change[d], change[size + d]
-                    to_own[d] += by_sum + by_product * total[d]
-                    to_total[d] = scale[v] * (by_sum + by_product * own[d])
-        _spread(
-            graph,
-            nodes,
-            n_nodes,
-            work.nodes[layer],
-            work.n_nodes[layer],
-            to_neighbours,
-            below_gradient,
-            work.total,
-        )
-        _add_loss(layer, work, below_gradient)
-    for r in range(work.n_nodes[n_layers]):
-        work.place[work.nodes[n_layers, r]] = -1
-
-
-@compiled
-def _spread(
-    graph: GraphArrays,
-    sources: NDArray[np.int32],
-    n_sources: int,
-    nodes: NDArray[np.int32],
-    n_nodes: int,
-    rows: NDArray[np.float32],
-    gradient: NDArray[np.float32],
-    total: NDArray[np.float32],
-) -> None:
-    """Add the normalised sum over neighbours of `rows`, zero outside `sources`, to `gradient`."""
-    size = len(total)
-    n_out, n_in = 0, 0
-    for r in range(n_sources):
-        n_out += graph.indptr[sources[r] + 1] - graph.indptr[sources[r]]
-    for r in range(n_nodes):
-        n_in += graph.indptr[nodes[r] + 1] - graph.indptr[nodes[r]]
-    if 2 * n_out < n_in:
-        for r in range(n_sources):
-            row = rows[sources[r]]
-            for e in range(graph.indptr[sources[r]], graph.indptr[sources[r] + 1]):
-                v = graph.neighbours[e]
-                target = gradient[v]
+                    to_own[d] = by_sum[d] + by_product[d] * total[d]
                 for d in range(size):
-                    target[d] += graph.scale[v] * row[d]
-        return
-    for r in range(n_nodes):
-        v = nodes[r]
-        target = gradient[v]
-        sum_neighbours(graph.indptr, graph.neighbours, v, rows, total)
-        for d in range(size):
-            target[d] += graph.scale[v] * total[d]
+                    to_total[d] = by_sum[d] + by_product[d] * own[d]
+        _add_loss(layer, work, gradient)
+        is_waiting = 4 * len(needed) > len(through)
+        if not is_waiting:
+            push_to_neighbours(graph, needed, through, gradient)
+    if is_waiting:
+        add_neighbours(graph, work.nodes[0, : work.n_nodes[0]], work.through[0], gradient)
 
 
 @compiled
 def _add_loss(layer: int, work: Workspace, gradient: NDArray[np.float32]) -> None:
-    """Add the loss's own gradient of one layer, through the L2 norm above layer 0."""
-    top, size = len(work.n_nodes) - 1, work.layers.shape[2]
-    for r in range(work.n_nodes[top]):
-        v = work.nodes[top, r]
-        given = work.final_gradient[r, layer * size : (layer + 1) * size]
-        target = gradient[v]
-        if layer == 0:
-            for d in range(size):
-                target[d] += given[d]
-            continue
-        unit = work.final[r, layer * size : (layer + 1) * size]
-        inverse, along = _inverse_norm(work.layers[layer - 1, v]), dot(unit, given)
+    """Add the loss's own gradient of one layer at the batch's nodes."""
+    top, size = len(work.layers), gradient.shape[1]
+    nodes = work.nodes[top, : work.n_nodes[top]]
+    given = work.final_gradient[:, layer * size : (layer + 1) * size]
+    for r in range(len(nodes)):
+        target, change = gradient[nodes[r]], given[r]
         for d in range(size):
-            change = inverse * (given[d] - along * unit[d])
-            target[d] = change if layer == top else target[d] + change
+            target[d] += change[d]
