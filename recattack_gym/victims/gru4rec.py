@@ -119,11 +119,11 @@ class GRU4Rec(Victim):
         step = 0
         with _one_thread():
             for epoch in range(config.epochs):
-                starts, lengths = _cut(log, config.max_length + 1, seed, epoch)
+                starts, lengths = cut(log, config.max_length + 1, seed, epoch)
                 for rows in _bucketed(lengths, config.batch_size, seed, epoch):
                     sessions = _padded(log.item_ids, starts[rows], lengths[rows])
                     uniform = _draw_uniform(config.n_negatives, seed, step)
-                    loss = _loss(
+                    loss = session_loss(
                         net,
                         torch.from_numpy(sessions).to(self.device),
                         torch.from_numpy(pick(probability, uniform)).to(self.device),
@@ -186,7 +186,7 @@ class GRU4Rec(Victim):
             first, last = schedule.batch_indptr[batch : batch + 2]
             bounds = schedule.indptr[first : last + 1]
             sessions = _padded(items, bounds[:-1], np.diff(bounds))
-            loss = _loss(
+            loss = session_loss(
                 self._net,
                 torch.from_numpy(sessions).to(self.device),
                 torch.from_numpy(pick(probability, schedule.uniform[batch])).to(self.device),
@@ -326,7 +326,7 @@ def make_session_schedule(
     fake = np.arange(n_clicks)
     fake_starts = fake[fake % profile_shape[1] % session_length == 0]
     fake_lengths = np.diff(fake_starts, append=n_clicks)
-    genuine_starts, genuine_lengths = _cut(log, session_length)
+    genuine_starts, genuine_lengths = cut(log, session_length)
     wanted = replay * n_clicks
     clicks, lengths, n_sessions = [], [], []
     for epoch in range(epochs):
@@ -359,7 +359,7 @@ def make_session_schedule(
     )
 
 
-def _cut(
+def cut(
     log: Interactions, session_length: int, seed: int = 0, epoch: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut every user's sequence into sessions; return where they start in the log, and their lengths.
@@ -468,7 +468,7 @@ def _adam(net: _Network, learning_rate: float) -> "torch.optim.Adam":
     return torch.optim.Adam(net.tensors.values(), lr=learning_rate, fused=True)
 
 
-def _loss(
+def session_loss(
     net: _Network,
     sessions: "torch.Tensor",
     negatives: "torch.Tensor",

@@ -175,7 +175,7 @@ class Table(NamedTuple):
 
 
 @compiled
-def _exp(x: np.float32) -> np.float32:
+def exponential(x: np.float32) -> np.float32:
     """Return e to the `x`, up to rounding, for `x` in [-87, 87]; unlike `np.exp`, loops over it vectorise.
 
     `x = k ln 2 + r` with whole `k`; e to the `r` by its series, 2 to the `k` by writing the exponent.
@@ -198,7 +198,7 @@ def _exp(x: np.float32) -> np.float32:
 @compiled
 def _sigmoid(x: np.float32) -> np.float32:
     bound = np.float32(87.0)
-    return np.float32(1.0) / (np.float32(1.0) + _exp(min(max(-x, -bound), bound)))
+    return np.float32(1.0) / (np.float32(1.0) + exponential(min(max(-x, -bound), bound)))
 
 
 @compiled
@@ -417,10 +417,10 @@ def _softmax(batch: int, work: Workspace, n_steps: int) -> None:
             score[j] += tape.other_bias[j]
             if negatives[j] != row:
                 top = max(top, score[j])
-        own = _exp(max(own - top, lowest))
+        own = exponential(max(own - top, lowest))
         total = own
         for j in range(n_negatives):
-            power = _exp(min(max(score[j] - top, lowest), np.float32(0.0)))
+            power = exponential(min(max(score[j] - top, lowest), np.float32(0.0)))
             score[j] = power if negatives[j] != row else np.float32(0.0)
             total += score[j]
         for j in range(n_negatives):
@@ -662,6 +662,23 @@ class GRU4RecEngine:
         over_sets(len(profiles), work)
         return counts
 
+    def parameters(self, profile: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.float32]]:
+        """Return what fine-tuning on one poison set gives, by the names of `GRU4Rec.state`.
+
+        Args:
+            profile: Shape `(N, T)`.
+            seed: What retraining draws from.
+        """
+        sessions = self._sessions((profile.shape[0], profile.shape[1]), seed)
+        work = _make_workspace(self._clean, sessions)
+        touched = self._finetune(profile, sessions, work)
+        items, bias = self._clean.rows.vectors.copy(), self._clean.rows.bias.copy()
+        items[touched] = work.current.rows.vectors[: len(touched)]
+        bias[touched] = work.current.rows.bias[: len(touched)]
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        recurrent = dict(zip(names, work.current.recurrent, strict=True))
+        return {"items": items, "bias": bias, **recurrent}
+
     def _finetune(
         self, profile: NDArray[np.int64], sessions: Sessions, work: Workspace
     ) -> NDArray[np.int64]:
@@ -717,7 +734,7 @@ def make_contest(
     steps = np.arange(max_length)
     places = (log.indptr[1:] - lengths)[:, None] + steps
     history = np.where(steps < lengths[:, None], log.item_ids[np.minimum(places, len(log) - 1)], -1)
-    forest, users, levels, nodes = _plant(history, lengths)
+    forest, users, levels, nodes = plant(history, lengths)
     best_first = np.argsort(-clean_scores, axis=1, kind="stable")
     candidates = np.take_along_axis(lists.item_ids, best_first, axis=1)
     return Contest(
@@ -732,7 +749,7 @@ def make_contest(
     )
 
 
-def _plant(
+def plant(
     history: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[Forest, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Join equal beginnings of histories.

@@ -1,0 +1,421 @@
+"""GRU4Rec: sessions, the sampled softmax, what a state reads, and the compiled engine against autograd."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from recattack_gym.core import ArgumentError, ArtifactError, Interactions
+from recattack_gym.datasets import load
+from recattack_gym.victims import CandidateLists, GRU4Rec
+from recattack_gym.victims.gru4rec import (
+    SessionSchedule,
+    cut,
+    log_weights,
+    make_session_schedule,
+    pick,
+    session_loss,
+)
+from recattack_gym.victims.gru4rec_kernel import GRU4RecEngine, exponential, make_contest, plant
+from recattack_gym.victims.kernels import compiled
+
+N_NEW = 3
+TARGETS = [24, 25, 26]
+SETTINGS: dict[str, object] = {
+    "embedding_size": 8,
+    "epochs": 20,
+    "batch_size": 16,
+    "max_length": 4,
+    "n_negatives": 30,
+    "finetune_epochs": 3,
+    "finetune_learning_rate": 0.02,
+    "finetune_batch_size": 5,
+    "finetune_n_negatives": 12,
+}
+MakeLists = Callable[..., CandidateLists]
+
+
+@pytest.fixture(scope="module")
+def victim(small_log: Interactions) -> GRU4Rec:
+    """Return a victim that has learnt something, with large steps so that attacks matter."""
+    return GRU4Rec(SETTINGS).fit(small_log, np.random.default_rng(3), n_new_items=N_NEW)
+
+
+def with_settings(victim: GRU4Rec, **changes: object) -> GRU4Rec:
+    """Return the same clean victim under other settings of fine-tuning."""
+    other = GRU4Rec({**SETTINGS, **changes})
+    other.fit(victim.log, np.random.default_rng(0), n_new_items=N_NEW)
+    other._set_state(victim.state)
+    return other
+
+
+def profiles(log: Interactions, m: int, n: int, t: int, seed: int = 0) -> NDArray[np.int64]:
+    """Half of the clicks on the new items; shape `(m, n, t)`."""
+    rng = np.random.default_rng(seed)
+    new = rng.integers(log.n_items - N_NEW, log.n_items, (m, n, t))
+    return np.where(rng.random((m, n, t)) < 0.5, new, rng.integers(0, log.n_items, (m, n, t)))
+
+
+def sessions_of(schedule: SessionSchedule) -> list[list[int]]:
+    return [schedule.clicks[a:b].tolist() for a, b in pairwise(schedule.indptr)]
+
+
+# -- sessions ------------------------------------------------------------------------------------
+
+
+def log_of(lengths: list[int]) -> Interactions:
+    """Return users with so many clicks on items 0, 1, 2, ..., each item clicked once."""
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    return Interactions(users, np.arange(len(users)), n_users=len(lengths), n_items=len(users) + 1)
+
+
+def test_sequences_are_cut_from_their_end() -> None:
+    starts, lengths = cut(log_of([2, 0, 7, 3]), 3)
+    # the seven clicks 2..8 of the third user: a rest of one, then two whole sessions
+    assert starts.tolist() == [0, 2, 3, 6, 9]
+    assert lengths.tolist() == [2, 1, 3, 3, 3]
+
+
+def test_longer_sequences_are_cut_elsewhere_in_every_epoch_and_shorter_ones_never() -> None:
+    log = log_of([3, 20])
+    seen = set()
+    for epoch in range(20):
+        starts, lengths = cut(log, 5, 1, epoch)
+        assert starts[0] == 0
+        assert lengths[0] == 3
+        assert lengths.sum() == len(log)
+        assert lengths.max() <= 5
+        seen.add(tuple(starts.tolist()))
+    assert len(seen) == 5
+
+
+def test_every_epoch_has_each_fake_click_once_and_as_many_genuine_ones() -> None:
+    log = log_of([5] * 30)
+    schedule = make_session_schedule(
+        log, (3, 8), seed=4, session_length=5, epochs=2, replay=2.0, batch_size=4, n_negatives=7
+    )
+    fake = -1 - schedule.clicks[schedule.clicks < 0]
+    assert sorted(fake.tolist()) == sorted([*range(24), *range(24)])
+    # sessions have five clicks, so the first multiple of five that reaches 48
+    assert (schedule.clicks >= 0).sum() == 2 * 50
+    assert schedule.uniform.shape == (len(schedule.batch_indptr) - 1, 7)
+    for session in sessions_of(schedule):
+        assert len(session) <= 5
+        steps = np.diff(session)
+        assert (steps == (1 if session[0] >= 0 else -1)).all()
+    for a, b in pairwise(schedule.batch_indptr):
+        sizes = np.diff(schedule.indptr)[a:b]
+        assert 1 <= len(sizes) <= 4
+        assert (sizes[1:] <= sizes[:-1]).all()
+
+
+def test_a_large_replay_is_the_whole_log_once_per_epoch() -> None:
+    log = log_of([2, 9, 4])
+    schedule = make_session_schedule(
+        log, (1, 2), seed=4, session_length=3, epochs=1, replay=50.0, batch_size=2, n_negatives=1
+    )
+    assert sorted(schedule.clicks.tolist()) == [-2, -1, *range(15)]
+
+
+def test_no_replay_leaves_only_the_fakes() -> None:
+    schedule = make_session_schedule(
+        log_of([4]),
+        (2, 2),
+        seed=4,
+        session_length=3,
+        epochs=1,
+        replay=0.0,
+        batch_size=9,
+        n_negatives=1,
+    )
+    assert sorted(schedule.clicks.tolist()) == [-4, -3, -2, -1]
+    profile = np.array([[7, 5], [6, 5]])
+    assert sorted(schedule.items(profile).tolist()) == [5, 5, 6, 7]
+
+
+# -- the softmax ---------------------------------------------------------------------------------
+
+
+def test_items_are_picked_by_clicks_to_a_power_and_new_ones_only_once_they_are_clicked() -> None:
+    clicks = np.array([0, 1, 4, 0])
+    victim = GRU4Rec({"sample_alpha": 0.5})
+    np.testing.assert_allclose(victim._sampling_probability(clicks), [0, 1 / 3, 2 / 3, 0])
+    uniform = np.array([0.01, 0.32, 0.34, 0.99])
+    assert pick(victim._sampling_probability(clicks), uniform).tolist() == [1, 1, 2, 2]
+    clicks[3] = 1  # a fake click
+    np.testing.assert_allclose(victim._sampling_probability(clicks), [0, 0.25, 0.5, 0.25])
+    everything = GRU4Rec({"sample_alpha": 0.5, "new_items_as_negatives": True})
+    np.testing.assert_allclose(everything._sampling_probability(clicks), [0.2, 0.2, 0.4, 0.2])
+
+
+def test_a_sampled_item_counts_as_often_as_it_is_missed() -> None:
+    weights = np.exp(log_weights(np.array([0.5, 0.25, 0.25, 0.0]), 8))
+    np.testing.assert_allclose(weights, [1 / 4, 1 / 2, 1 / 2, 1], rtol=1e-6)
+
+
+def test_the_loss_over_all_items_is_the_cross_entropy_of_a_gru_step_by_step(
+    victim: GRU4Rec,
+) -> None:
+    net = victim._net
+    sessions = [[3, 7, 3], [5], [1, 2]]
+    expected = []
+    for session in sessions:
+        state = torch.zeros(8)
+        for item in session:
+            scores = net.items @ state + net.bias
+            expected.append(torch.nn.functional.cross_entropy(scores, torch.tensor(item)))
+            w_in, w_state, b_in, b_state = net.gru.parameters()
+            a, b = w_in @ net.items[item] + b_in, w_state @ state + b_state
+            reset, update = torch.sigmoid(a[:8] + b[:8]), torch.sigmoid(a[8:16] + b[8:16])
+            new = torch.tanh(a[16:] + reset * b[16:])
+            state = (1 - update) * new + update * state
+    loss = session_loss(
+        net,
+        torch.tensor([[3, 7, 3], [5, -1, -1], [1, 2, -1]]),
+        torch.arange(27),
+        torch.zeros(27),
+        reg=0.0,
+    )
+    assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
+
+
+def test_the_sampled_loss_estimates_the_full_one(victim: GRU4Rec) -> None:
+    sessions = torch.tensor([[3, 7, 3, 9, 1], [5, 4, 2, -1, -1]])
+    full = session_loss(victim._net, sessions, torch.arange(27), torch.zeros(27), reg=0.0)
+    probability = GRU4Rec({"new_items_as_negatives": True})._sampling_probability(
+        victim.log.item_popularity
+    )
+    drawn = pick(probability, np.random.default_rng(0).random(20_000))
+    weight = torch.from_numpy(log_weights(probability, len(drawn)))
+    estimate = session_loss(victim._net, sessions, torch.from_numpy(drawn), weight, reg=0.0)
+    assert estimate.item() == pytest.approx(full.item(), rel=0.01)
+
+
+def test_the_penalty_is_half_the_mean_squared_norm_of_the_clicked_vectors(victim: GRU4Rec) -> None:
+    arguments = (victim._net, torch.tensor([[3, 7], [5, -1]]), torch.arange(27), torch.zeros(27))
+    penalty = session_loss(*arguments, reg=0.5) - session_loss(*arguments, reg=0.0)
+    squares = victim._net.items[[3, 7, 5]].square().sum(1)
+    assert penalty.item() == pytest.approx(0.25 * squares.mean().item(), rel=1e-4)
+
+
+# -- what a state reads --------------------------------------------------------------------------
+
+
+def test_learns_which_item_follows_which() -> None:
+    # everybody walks round a ring of 10 items from somewhere: 6 clicks, so the next is unseen
+    users = np.repeat(np.arange(40), 6)
+    items = (users % 10 + np.tile(np.arange(6), 40)) % 10
+    log = Interactions(users, items, n_users=40, n_items=10)
+    settings = {"embedding_size": 8, "epochs": 60, "learning_rate": 0.02, "batch_size": 16}
+    victim = GRU4Rec(settings).fit(log, np.random.default_rng(0))
+    shown = victim.recommend(np.arange(40), 1)[:, 0]
+    assert (shown == (np.arange(40) % 10 + 6) % 10).mean() > 0.95
+
+
+def test_only_the_last_clicks_count(victim: GRU4Rec, small_log: Interactions) -> None:
+    items = np.arange(small_log.n_items)[None, :]
+    sequences = np.array([[1, 2, 3, 4, 5], [9, 2, 3, 4, 5], [9, 2, 3, 5, 4]])
+    log = Interactions(np.repeat([0, 1, 2], 5), sequences.ravel(), 3, small_log.n_items)
+    reader = GRU4Rec({**SETTINGS, "epochs": 0}).fit(log, np.random.default_rng(0))
+    reader._set_state(victim.state)
+    first, second, swapped = (reader.score(np.array([user]), items) for user in range(3))
+    np.testing.assert_array_equal(first, second)
+    assert not np.allclose(first, swapped)
+
+
+def test_a_user_without_history_gets_the_biases(victim: GRU4Rec) -> None:
+    log = Interactions(np.array([1]), np.array([0]), n_users=3, n_items=victim.log.n_items)
+    reader = GRU4Rec({**SETTINGS, "epochs": 0}).fit(log, np.random.default_rng(0))
+    reader._set_state(victim.state)
+    items = np.tile(np.arange(log.n_items), (2, 1))
+    scores = reader.score(np.array([0, 2]), items)
+    np.testing.assert_array_equal(scores, np.tile(victim.state["bias"], (2, 1)))
+
+
+def test_popular_items_have_the_larger_biases(victim: GRU4Rec, small_log: Interactions) -> None:
+    bias, clicks = victim.state["bias"], small_log.item_popularity
+    assert bias[np.argsort(-clicks)[:3]].min() > bias[:24][clicks[:24] <= 2].max()
+
+
+# -- fine-tuning and the engine ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "t", "changes"),
+    [
+        (4, 5, {}),
+        (4, 5, {"reg": 0.3}),
+        (1, 1, {}),
+        (3, 1, {"finetune_replay": 0.0}),
+        (1, 13, {"finetune_replay": 0.5}),
+        (4, 5, {"finetune_batch_size": 100, "finetune_n_negatives": 1}),
+        (2, 3, {"max_length": 1, "finetune_replay": 100.0}),
+    ],
+)
+def test_compiled_fine_tuning_gives_the_parameters_of_autograd(
+    victim: GRU4Rec, make_lists: MakeLists, n: int, t: int, changes: dict[str, object]
+) -> None:
+    clean = with_settings(victim, **changes)
+    engine = clean.engine(make_lists(clean.log, TARGETS))
+    assert isinstance(engine, GRU4RecEngine)
+    for profile in (*profiles(clean.log, 2, n, t), np.full((n, t), TARGETS[0])):
+        expected = clean.poisoned(profile, 9, "finetune").state
+        found = engine.parameters(profile, 9)
+        assert found.keys() == expected.keys()
+        assert not np.array_equal(expected["bias"], clean.state["bias"])
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_the_engine_counts_as_the_plain_path_does_in_every_shape(
+    victim: GRU4Rec, make_lists: MakeLists
+) -> None:
+    seen = set()
+    for targets, k, n_candidates in (([24, 25, 26], 3, 8), ([2, 26, 0], 1, 5), ([24], 30, 8)):
+        lists = make_lists(victim.log, targets, k=k, n_candidates=n_candidates)
+        fast, plain = victim.engine(lists), victim.engine(lists, backend="plain")
+        for n, t in ((4, 5), (1, 1), (2, 9)):
+            batch = profiles(victim.log, 3, n, t, seed=n)
+            batch[0] = targets[0]
+            counts = fast.exposure(batch, 7)
+            np.testing.assert_array_equal(counts, plain.exposure(batch, 7))
+            seen.update(counts.ravel().tolist())
+    assert len(seen) > 10
+
+
+def test_users_without_history_are_counted(make_lists: MakeLists) -> None:
+    users = np.array([1, 1, 1, 3, 3, 3, 3, 3])
+    log = Interactions(users, np.array([0, 1, 2, 0, 1, 2, 3, 0]), n_users=6, n_items=15)
+    victim = GRU4Rec(SETTINGS).fit(log, np.random.default_rng(0), n_new_items=2)
+    lists = make_lists(log, [13, 14], k=2)
+    batch = np.array([[[13, 13], [0, 13]], [[3, 4], [14, 13]]])
+    fast, plain = victim.engine(lists), victim.engine(lists, backend="plain")
+    counts = fast.exposure(batch, 1)
+    np.testing.assert_array_equal(counts, plain.exposure(batch, 1))
+    assert counts.any()
+
+
+def test_equal_beginnings_share_a_node_and_every_history_can_be_read_back() -> None:
+    histories = [[4, 2], [], [4, 2, 1], [3], [4, 2], [4, 5, 1, 1], [4, 2, 1, 0]] * 80
+    lengths = np.array([len(h) for h in histories])
+    rows = np.full((len(histories), 4), -1)
+    for row, history in zip(rows, histories, strict=True):
+        row[: len(history)] = history
+    forest, users, levels, nodes = plant(rows, lengths)
+    assert sorted(users.tolist()) == list(range(len(histories)))
+    for user, level, place in zip(users, levels, nodes, strict=True):
+        history = []
+        while level >= 0 and len(history) < lengths[user]:
+            node = forest.indptr[level] + place
+            history.append(int(forest.items[node]))
+            place, level = forest.parents[node], level - 1
+        assert history[::-1] == histories[user]
+    # per block at most the seven beginnings [3] [4] [4 2] [4 2 1] [4 2 1 0] [4 5] [4 5 1] [4 5 1 1]
+    n_blocks = len(forest.n_parents) // 4
+    assert 8 <= forest.indptr[-1] <= 8 * n_blocks
+    for level in range(len(forest.n_parents) - 1):
+        children = slice(forest.indptr[level + 1], forest.indptr[level + 2])
+        used = set(forest.parents[children].tolist()) if (level + 1) % 4 else set()
+        assert used == set(range(forest.n_parents[level]))
+
+
+def test_the_engine_survives_another_shape_seed_and_order(
+    victim: GRU4Rec, make_lists: MakeLists
+) -> None:
+    engine = victim.engine(make_lists(victim.log, TARGETS))
+    batch = profiles(victim.log, 4, 3, 4)
+    first = engine.exposure(batch, 1)
+    other_seed = engine.exposure(batch, 2)
+    engine.exposure(batch[:, :1], 1)
+    np.testing.assert_array_equal(engine.exposure(batch[::-1], 1), first[::-1])
+    assert not np.array_equal(first, other_seed)
+
+
+@compiled
+def _fill_exponential(x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+    for j in range(len(x)):
+        y[j] = exponential(x[j])
+
+
+def test_the_exponential_is_right_to_rounding() -> None:
+    x = np.linspace(-87, 87, 20_001, dtype=np.float32)
+    y = np.empty_like(x)
+    _fill_exponential(x, y)
+    np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=4e-7)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("dataset", ["steam", "ml-100k"])
+def test_the_engine_equals_the_plain_path_on_real_data(dataset: str) -> None:
+    log = load(dataset, protocol="poisonrec" if dataset == "steam" else None).log
+    n_items = log.n_items
+    log = log.with_catalogue(n_items + 8)
+    rng = np.random.default_rng(0)
+    settings = {"epochs": 1, "max_length": 10, "finetune_learning_rate": 0.01}
+    victim = GRU4Rec(settings).fit(log, rng, n_new_items=8)
+    candidates = np.stack(
+        [
+            rng.choice(np.setdiff1d(np.arange(n_items), log.items_of(user)), 92, replace=False)
+            for user in range(log.n_users)
+        ]
+    )
+    targets = np.arange(n_items, n_items + 8)
+    lists = CandidateLists(log, candidates, targets, 10)
+    popular = np.argsort(-log.item_popularity, kind="stable")
+    batch = np.stack(
+        [
+            np.full((20, 20), targets[0]),
+            targets[np.arange(400).reshape(20, 20) % 8],
+            popular[rng.integers(0, 20, (20, 20))],
+            np.where(rng.random((20, 20)) < 0.5, targets[3], popular[0]),
+            rng.integers(0, n_items + 8, (20, 20)),
+        ]
+    )
+    expected = victim.engine(lists, backend="plain").exposure(batch, 3).sum(axis=1)
+    found = victim.engine(lists).exposure(batch, 3).sum(axis=1)
+    assert len(set(expected.tolist())) > 2
+    # users whose tenth candidate and target score equally but for rounding
+    assert (np.abs(found - expected) <= np.maximum(1, 0.001 * expected)).all()
+
+
+# -- wrong use -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("max_length", 0),
+        ("n_negatives", 1.5),
+        ("finetune_n_negatives", 0),
+        ("sample_alpha", -0.1),
+        ("dropout", 1.0),
+    ],
+)
+def test_a_wrong_setting_is_named(setting: str, value: object) -> None:
+    with pytest.raises(ArgumentError, match=setting):
+        GRU4Rec({setting: value})
+
+
+def test_a_state_without_an_array_is_refused(victim: GRU4Rec) -> None:
+    state = victim.state
+    del state["weight_hh_l0"]
+    with pytest.raises(ArtifactError, match="weight_hh_l0"):
+        GRU4Rec(SETTINGS).fit(victim.log, np.random.default_rng(0), n_new_items=N_NEW)._set_state(
+            state
+        )
+
+
+def test_a_contest_needs_candidate_lists(victim: GRU4Rec, make_lists: MakeLists) -> None:
+    lists = make_lists(victim.log, TARGETS, n_candidates=None)
+    with pytest.raises(ArgumentError, match="item_ids"):
+        make_contest(lists, np.zeros((0, 0), dtype=np.float32), 4)
+
+
+def test_a_config_is_a_value() -> None:
+    config = GRU4Rec({}).config
+    assert replace(config, max_length=5).max_length == 5
+    assert config == GRU4Rec().config
