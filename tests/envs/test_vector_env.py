@@ -135,6 +135,7 @@ def test_last_profiles_of_copies_without_a_finished_attack_are_padded(on_ladder:
         envs.step(np.array([6, 1]))
     assert envs.last_profiles is not None
     assert envs.last_profiles.tolist() == [[[6, 6], [6, 6]], [[7, 7], [7, 7]]]
+    envs.n_queries[:] = 7  # a copy: the count cannot be changed
     assert envs.n_queries.tolist() == [1, 0]
 
 

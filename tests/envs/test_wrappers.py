@@ -35,6 +35,13 @@ def test_groups_are_targets_then_bands_of_popularity() -> None:
     assert table.tolist() == [[6, 6, 1], [2, 3, 5], [0, 0, 4]]
 
 
+def test_equally_popular_items_are_in_order_of_their_ids() -> None:
+    popularity = np.random.default_rng(0).integers(3, size=201)
+    table = group_items(popularity, np.array([200]), 2)
+    expected = sorted(range(200), key=lambda item: (-popularity[item], item))
+    assert table[1:].ravel().tolist() == expected
+
+
 @pytest.mark.parametrize("n_bands", [None, 1, 2, 7, 100])
 def test_every_item_has_a_cell_and_groups_are_disjoint(n_bands: int | None) -> None:
     popularity = np.random.default_rng(0).integers(50, size=108)
@@ -172,7 +179,7 @@ def reachable(start: object, depth: int) -> list[object]:
             value = getattr(start, name)
         except (AttributeError, KnowledgeError):
             continue
-        if not name.startswith("__"):
+        if not name.startswith("__") or name == "__self__":
             found.append(value)
             if depth > 1 and not isinstance(value, np.ndarray | np.random.Generator | int | str):
                 found += reachable(value, depth - 1)

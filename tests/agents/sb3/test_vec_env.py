@@ -69,6 +69,9 @@ def test_the_first_episode_is_seeded_and_later_ones_are_not() -> None:
         infos = [envs.step(np.array([500, 501]))[3] for _ in range(12)]
         runs.append([[info["rec_num"] for info in infos[step]] for step in (5, 11)])
     assert runs[0] == runs[1]
+    before = [rng.bit_generator.state for rng in envs.get_attr("np_random")]
+    envs.reset()
+    assert [rng.bit_generator.state for rng in envs.get_attr("np_random")] == before
 
 
 def test_the_monitor_reports_returns_and_lengths() -> None:
