@@ -37,8 +37,21 @@ class AutoRecConfig(GradientConfig):
     """Weight of an unclicked entry's squared error; a clicked entry has 1."""
     initial_scale: float = 0.01
     """Standard deviation of untrained encoder and decoder rows."""
-    finetune_replay: float = 5.0
-    """Genuine users mixed in per fake user in every epoch, drawn anew in each."""
+    new_items_as_negatives: bool = True
+    """Whether a genuine user's row says 0 for new items.
+
+    Yes, since the decoder is dense. If not, the only rows that speak of a target are those that click
+    it, and one click shows it to everybody.
+    """
+    finetune_epochs: int = 10
+    """Passes over the fake users in `retrain="finetune"`."""
+    finetune_replay: float = 20.0
+    """Genuine users mixed in per fake user in every epoch, drawn anew in each.
+
+    Their rows are weighted so that they stand for the whole log.
+    """
+    finetune_batch_size: int = 512
+    """Users per gradient step of fine-tuning."""
 
     def __post_init__(self) -> None:
         super(AutoRecConfig, self).__post_init__()  # slots: the class is made twice
@@ -85,7 +98,7 @@ class AutoRec(Victim):
 
             fit(self._weights, log.seen, rows, batches, self._objective(config.learning_rate))
         else:
-            self._train(log, rows, batches, config.learning_rate)
+            self._train(log, rows, batches, config.learning_rate, np.ones(log.n_users))
 
     def _objective(self, learning_rate: float) -> "Objective":
         from recattack_gym.victims.autorec_kernel import Objective
@@ -102,7 +115,9 @@ class AutoRec(Victim):
             return None
         from recattack_gym.victims.autorec_kernel import AutoRecEngine
 
-        def schedule(n_fake_users: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        def schedule(
+            n_fake_users: int, seed: int
+        ) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
             return row_schedule(self.log, n_fake_users, seed, self.config)
 
         objective = self._objective(self.config.finetune_learning_rate)
@@ -116,8 +131,9 @@ class AutoRec(Victim):
         return 0 if self.config.new_items_as_negatives else self.n_new_items
 
     def _finetune(self, log: Interactions, profile: NDArray[np.int64], seed: int) -> None:
-        rows, batches = row_schedule(log, len(profile), seed, self.config)
-        self._train(self.log, rows, batches, self.config.finetune_learning_rate)
+        rows, batches, genuine_weight = row_schedule(log, len(profile), seed, self.config)
+        shares = np.where(np.arange(self.log.n_users) < log.n_users, genuine_weight, 1.0)
+        self._train(self.log, rows, batches, self.config.finetune_learning_rate, shares)
 
     def _train(
         self,
@@ -125,6 +141,7 @@ class AutoRec(Victim):
         rows: NDArray[np.int64],
         batches: NDArray[np.int64],
         learning_rate: float,
+        user_weights: NDArray[np.float64],
     ) -> None:
         """Take one Adam step per batch of users `rows[batches[b]:batches[b + 1]]`."""
         import torch
@@ -153,10 +170,12 @@ class AutoRec(Victim):
             total = embedding_bag(items, encoder, bags, mode="sum")
             hidden = torch.sigmoid(total + weights["encoder_bias"])
             error = hidden @ decoder.T + weights["decoder_bias"] - row
-            loss = (weight * error**2).sum() / len(users)
+            shares = user_weights[users] / user_weights[users].sum()
+            share = torch.as_tensor(shares.astype(np.float32), device=self.device)
+            loss = share @ (weight * error**2).sum(dim=1)
             if config.reg:
-                norms = (encoder[items] ** 2).sum() + (decoder[items] ** 2).sum()
-                loss = loss + 0.5 * config.reg * norms / len(users)
+                norms = (encoder[items] ** 2).sum(dim=1) + (decoder[items] ** 2).sum(dim=1)
+                loss = loss + 0.5 * config.reg * share[owners] @ norms
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
             optimiser.step()
@@ -194,7 +213,7 @@ class AutoRec(Victim):
 
 def row_schedule(
     log: Interactions, n_fake_users: int, seed: int, config: AutoRecConfig
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
     """Lay out a fine-tuning run: every fake row once per epoch, among drawn genuine rows.
 
     Args:
@@ -204,9 +223,10 @@ def row_schedule(
         config: Epochs, replay and batch size.
 
     Returns:
-        User ids in training order, shape `(S,)`, and the bounds of the batches, `(n_batches + 1,)`.
-        Genuine users are drawn with replacement among those who clicked; where the replay reaches
-        all of them, each comes once per epoch.
+        User ids in training order, shape `(S,)`, the bounds of the batches, `(n_batches + 1,)`, and
+        the weight of a genuine row, with which the replayed ones stand for the whole log. Genuine
+        users are drawn with replacement among those who clicked; where the replay reaches all of
+        them, each comes once per epoch.
     """
     genuine = np.flatnonzero(np.diff(log.indptr))
     n_replayed = min(round(config.finetune_replay * n_fake_users), len(genuine))
@@ -220,7 +240,7 @@ def row_schedule(
         mixed = np.concatenate([log.n_users + np.arange(n_fake_users), picked])
         rows[epoch] = mixed[counter_permutation(seed, (ROW_ORDER << 32) + epoch, per_epoch)]
     batches = batch_bounds(config.finetune_epochs, per_epoch, config.finetune_batch_size)
-    return rows.ravel(), batches
+    return rows.ravel(), batches, len(genuine) / max(n_replayed, 1)
 
 
 def batch_bounds(epochs: int, per_epoch: int, batch_size: int) -> NDArray[np.int64]:

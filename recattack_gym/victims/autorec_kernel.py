@@ -7,7 +7,7 @@ step instead of O(users n_items d), without any approximation.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,8 +26,8 @@ from recattack_gym.victims.kernels import (
 from recattack_gym.victims.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists
 
-RowSchedule = Callable[[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]]
-"""From (N, seed) to users in training order and bounds of the batches: `autorec.row_schedule`."""
+RowSchedule = Callable[[int, int], tuple[NDArray[np.int64], NDArray[np.int64], float]]
+"""From (N, seed) to what `autorec.row_schedule` returns."""
 
 
 class Weights(NamedTuple):
@@ -69,6 +69,8 @@ class Workspace(NamedTuple):
     """Shape `(B, d)`."""
     hidden_gradient: NDArray[np.float32]
     """Shape `(B, d)`."""
+    shares: NDArray[np.float32]
+    """Shape `(B,)`: each user's share of the loss."""
     touched: NDArray[np.int64]
     """Shape `(n_items,)`: items whose encoder rows have had a gradient, in order of first touch."""
     is_touched: NDArray[np.bool_]
@@ -92,6 +94,7 @@ def make_workspace(n_items: int, d: int, batch_size: int) -> Workspace:
         second=zeros(),
         hidden=np.zeros((batch_size, d), dtype=np.float32),
         hidden_gradient=np.zeros((batch_size, d), dtype=np.float32),
+        shares=np.zeros(batch_size, dtype=np.float32),
         touched=np.zeros(n_items, dtype=np.int64),
         is_touched=np.zeros(n_items, dtype=np.bool_),
     )
@@ -109,6 +112,8 @@ class Objective:
     """L2 penalty, once per click."""
     learning_rate: float
     """Adam's."""
+    genuine_weight: float = 1.0
+    """Weight of a genuine user's row; a fake user's has 1."""
 
 
 def fit(
@@ -151,6 +156,7 @@ def _run(
         batches,
         len(weights.decoder) - objective.n_unclickable,
         objective.unclicked_weight,
+        objective.genuine_weight,
         objective.reg,
         objective.learning_rate,
     )
@@ -187,7 +193,8 @@ class AutoRecEngine:
     def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
         """See `ExposureEngine.exposure`."""
         n_sets, n_fake_users, _ = profiles.shape
-        order, batches = self._schedule(n_fake_users, seed)
+        order, batches, genuine_weight = self._schedule(n_fake_users, seed)
+        objective = replace(self._objective, genuine_weight=genuine_weight)
         batch_size = int(np.diff(batches).max(initial=1))
         exposure = np.zeros((n_sets, len(self._targets)), dtype=np.int64)
 
@@ -198,7 +205,7 @@ class AutoRecEngine:
             space = make_workspace(n_items, d, batch_size)
             for m in sets:
                 rows = Rows(*self._seen, *_distinct(profiles[m]))
-                n_touched = _run(weights, space, rows, order, batches, self._objective)
+                n_touched = _run(weights, space, rows, order, batches, objective)
                 _count(
                     weights,
                     rows,
@@ -319,6 +326,7 @@ def train(
     batches: NDArray[np.int64],
     n_known: int,
     unclicked_weight: float,
+    genuine_weight: float,
     reg: float,
     learning_rate: float,
 ) -> int:
@@ -332,6 +340,7 @@ def train(
         batches: Shape `(n_batches + 1,)`: bounds of the batches in `schedule`.
         n_known: Items from here on are unclicked only in rows that have one of them.
         unclicked_weight: Weight of an unclicked entry.
+        genuine_weight: Weight of a genuine user's row.
         reg: L2 penalty, once per click.
         learning_rate: Adam's.
 
@@ -339,15 +348,19 @@ def train(
         How many of `work.touched` are set: the encoder rows that have moved.
     """
     n_touched = 0
-    for i in range(len(work.is_touched)):
-        n_touched += work.is_touched[i]
+    for is_touched in work.is_touched:
+        n_touched += int(is_touched)
+    n_genuine = len(rows.indptr) - 1
     for b in range(len(batches) - 1):
         users = schedule[batches[b] : batches[b + 1]]
         hidden, hidden_gradient = work.hidden[: len(users)], work.hidden_gradient[: len(users)]
+        shares = work.shares[: len(users)]
         for r in range(len(users)):
+            shares[r] = np.float32(genuine_weight if users[r] < n_genuine else 1.0)
             encode(weights, items_of(rows, users[r]), hidden[r])
+        shares /= shares.sum()
         _unclicked_gradient(
-            weights, work.gradient, hidden, hidden_gradient, n_known, unclicked_weight
+            weights, work.gradient, hidden, hidden_gradient, shares, n_known, unclicked_weight
         )
         for r in range(len(users)):
             items = items_of(rows, users[r])
@@ -358,7 +371,7 @@ def train(
                     hidden[r],
                     hidden_gradient[r],
                     n_known,
-                    unclicked_weight / len(users),
+                    unclicked_weight * shares[r],
                 )
             _clicked_gradient(
                 weights,
@@ -366,9 +379,9 @@ def train(
                 items,
                 hidden[r],
                 hidden_gradient[r],
+                shares[r],
                 unclicked_weight,
                 reg,
-                len(users),
             )
             for i in items:
                 if not work.is_touched[i]:
@@ -385,28 +398,33 @@ def _unclicked_gradient(
     gradient: Weights,
     hidden: NDArray[np.float32],
     hidden_gradient: NDArray[np.float32],
+    shares: NDArray[np.float32],
     n_known: int,
     unclicked_weight: float,
 ) -> None:
-    """Write the gradient of the mean over users of `unclicked_weight sum_i score_i^2`, i < n_known."""
+    """Write the gradient of `unclicked_weight sum_u share_u sum_i score_ui^2` over items i < n_known."""
     n_users, d = hidden.shape
     decoder, bias = weights.decoder[:n_known], weights.decoder_bias
-    factor = np.float32(2.0 * unclicked_weight / n_users)
+    factor = np.float32(2.0 * unclicked_weight)
+    mean = np.zeros(d, dtype=np.float32)
+    for r in range(n_users):
+        for j in range(d):
+            hidden_gradient[r, j] = shares[r] * hidden[r, j]
+            mean[j] += hidden_gradient[r, j]
+    moment = np.dot(hidden_gradient.T, hidden)
+    np.dot(decoder, moment, gradient.decoder[:n_known])
+    for i in range(n_known):
+        mean_score = bias[i]
+        for j in range(d):
+            mean_score += decoder[i, j] * mean[j]
+            gradient.decoder[i, j] = factor * (gradient.decoder[i, j] + bias[i] * mean[j])
+        gradient.decoder_bias[i] = factor * mean_score
     gram = np.dot(decoder.T, decoder)
     offset = np.dot(decoder.T, bias[:n_known])
     np.dot(hidden, gram, hidden_gradient)
-    total = np.zeros(d, dtype=np.float32)
     for r in range(n_users):
         for j in range(d):
-            hidden_gradient[r, j] = factor * (hidden_gradient[r, j] + offset[j])
-            total[j] += hidden[r, j]
-    np.dot(decoder, np.dot(hidden.T, hidden), gradient.decoder[:n_known])
-    for i in range(n_known):
-        score_total = np.float32(n_users) * bias[i]
-        for j in range(d):
-            score_total += decoder[i, j] * total[j]
-            gradient.decoder[i, j] = factor * (gradient.decoder[i, j] + bias[i] * total[j])
-        gradient.decoder_bias[i] = factor * score_total
+            hidden_gradient[r, j] = factor * shares[r] * (hidden_gradient[r, j] + offset[j])
 
 
 @compiled
@@ -434,15 +452,15 @@ def _clicked_gradient(
     items: NDArray[np.int32],
     hidden: NDArray[np.float32],
     hidden_gradient: NDArray[np.float32],
+    share: np.float32,
     unclicked_weight: float,
     reg: float,
-    n_users: int,
 ) -> None:
     """Turn the clicked entries of one user from unclicked to clicked, and go back to the encoder."""
     d = len(hidden)
     one = np.float32(1.0)
-    factor, unclicked = np.float32(2.0 / n_users), np.float32(unclicked_weight)
-    decay = np.float32(reg / n_users)
+    factor, unclicked = np.float32(2.0) * share, np.float32(unclicked_weight)
+    decay = np.float32(reg) * share
     for i in items:
         score = predict(weights, hidden, i)
         error = factor * (score - one - unclicked * score)

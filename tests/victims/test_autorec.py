@@ -35,13 +35,14 @@ def loss_by_definition(
     state: dict[str, NDArray[np.float64]],
     rows: NDArray[np.float64],
     weight: NDArray[np.float64],
+    shares: NDArray[np.float64],
     reg: float,
 ) -> float:
-    """Mean over users of the weighted squared error of whole rows, written with dense matrices."""
+    """Weighted mean over users of the weighted squared error of whole rows, with dense matrices."""
     hidden = 1.0 / (1.0 + np.exp(-(rows @ state["encoder"] + state["encoder_bias"])))
     error = hidden @ state["decoder"].T + state["decoder_bias"] - rows
     norms = (state["encoder"] ** 2).sum(axis=1) + (state["decoder"] ** 2).sum(axis=1)
-    return float(((weight * error**2).sum() + 0.5 * reg * (rows @ norms).sum()) / len(rows))
+    return float(shares @ ((weight * error**2).sum(axis=1) + 0.5 * reg * (rows @ norms)))
 
 
 @pytest.mark.parametrize("new_items_as_negatives", [True, False])
@@ -50,9 +51,10 @@ def test_finetuning_is_adam_on_the_dense_loss(
 ) -> None:
     victim = fitted(small_log, epochs=1, new_items_as_negatives=new_items_as_negatives)
     profile = np.array([[24, 3, 3], [5, 26, 1], [7, 7, 2]])
-    rows, batches = row_schedule(small_log, 3, 9, victim.config)
+    rows, batches, genuine_weight = row_schedule(small_log, 3, 9, victim.config)
     poisoned = victim.poisoned(profile, 9, "finetune")
     log = poisoned.log
+    assert genuine_weight == 5.0
     dense = np.zeros((log.n_users, log.n_items))
     dense[log.user_ids, log.item_ids] = 1.0
     weight = np.where(dense > 0.0, 1.0, 0.2)
@@ -63,7 +65,9 @@ def test_finetuning_is_adam_on_the_dense_loss(
     second = {name: np.zeros_like(array) for name, array in state.items()}
     for step, (start, end) in enumerate(pairwise(batches), start=1):
         users = rows[start:end]
-        gradient = numerical_gradient(state, dense[users], weight[users], 0.01)
+        shares = np.where(users < small_log.n_users, genuine_weight, 1.0)
+        shares /= shares.sum()
+        gradient = numerical_gradient(state, dense[users], weight[users], shares, 0.01)
         for name, g in gradient.items():
             first[name] = 0.9 * first[name] + 0.1 * g
             second[name] = 0.999 * second[name] + 0.001 * g**2
@@ -77,6 +81,7 @@ def numerical_gradient(
     state: dict[str, NDArray[np.float64]],
     rows: NDArray[np.float64],
     weight: NDArray[np.float64],
+    shares: NDArray[np.float64],
     reg: float,
 ) -> dict[str, NDArray[np.float64]]:
     """Central differences in every weight."""
@@ -87,7 +92,7 @@ def numerical_gradient(
             kept, sides = array[place], []
             for shift in (1e-5, -1e-5):
                 array[place] = kept + shift
-                sides.append(loss_by_definition(state, rows, weight, reg))
+                sides.append(loss_by_definition(state, rows, weight, shares, reg))
             array[place] = kept
             slope[place] = (sides[0] - sides[1]) / 2e-5
         gradient[name] = np.where(np.abs(slope) < 1e-9, 0.0, slope)
@@ -133,20 +138,22 @@ def test_every_fake_row_comes_once_per_epoch_among_as_many_genuine_rows_as_repla
     small_log: Interactions,
 ) -> None:
     config = AutoRecConfig(finetune_epochs=4, finetune_replay=2.5, finetune_batch_size=3)
-    rows, batches = row_schedule(small_log, 4, 1, config)
+    rows, batches, genuine_weight = row_schedule(small_log, 4, 1, config)
     assert rows.shape == (4 * 14,)
     assert batches.tolist() == [e * 14 + s for e in range(4) for s in (0, 3, 6, 9, 12)] + [56]
+    assert genuine_weight == 30 / 10
     for epoch in rows.reshape(4, 14):
         assert np.sort(epoch[epoch >= 30]).tolist() == [30, 31, 32, 33]
     assert not np.array_equal(*np.sort(rows.reshape(4, 14)[:2], axis=1))
-    other_rows, _ = row_schedule(small_log, 4, 2, config)
+    other_rows, *_ = row_schedule(small_log, 4, 2, config)
     assert not np.array_equal(rows, other_rows)
 
 
 def test_a_replay_of_everyone_takes_every_user_with_a_click_once() -> None:
     log = Interactions(np.array([0, 2, 2]), np.array([1, 0, 1]), n_users=4, n_items=3)
-    rows, _ = row_schedule(log, 1, 1, AutoRecConfig(finetune_epochs=2, finetune_replay=9.0))
+    rows, _, weight = row_schedule(log, 1, 1, AutoRecConfig(finetune_epochs=2, finetune_replay=9.0))
     assert np.sort(rows.reshape(2, 3), axis=1).tolist() == [[0, 2, 4], [0, 2, 4]]
+    assert weight == 1.0
 
 
 def test_an_attack_on_one_target_brings_it_into_more_lists(
