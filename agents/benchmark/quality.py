@@ -136,7 +136,8 @@ def _implicit_lists(
 
     indptr, items = log.seen
     ones = np.ones(len(items), dtype=np.float32)
-    matrix = csr_matrix((ones, items, indptr), shape=(log.n_users, log.n_items))
+    # Copies, because implicit wants to be able to write where it only reads.
+    matrix = csr_matrix((ones, items.copy(), indptr.copy()), shape=(log.n_users, log.n_items))
     model = BayesianPersonalizedRanking(
         factors=64,
         learning_rate=settings["learning_rate"],

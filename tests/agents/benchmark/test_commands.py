@@ -1,0 +1,83 @@
+"""Every benchmark command on something small: the numbers it prints are those it measured."""
+
+import argparse
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from agents.benchmark import cost, fidelity, quality, speed
+from recattack_gym.core import ArgumentError, UnknownNameError
+
+
+def arguments(command: ModuleType, *words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_speed_compares_both_sides_and_their_results() -> None:
+    result = speed.run(
+        arguments(
+            speed,
+            *("--dataset", "synthetic", "--victims", "ItemPop", "CoVisitation", "--sets", "8"),
+            *("--repetitions", "1", "--plain-sets", "3"),
+        )
+    )
+    assert set(result["ratios"]) == {"ItemPop", "CoVisitation"}  # type: ignore[call-overload]
+    for measured in result["victims"].values():  # type: ignore[attr-defined]
+        assert measured["sets_equal"] == "3/3"
+        assert measured["largest_difference"] == 0
+        ratio = measured["plain_wall_seconds"] / measured["engine_wall_seconds"]
+        assert measured["ratio_wall"] == pytest.approx(ratio, abs=0.01)
+
+
+def test_fidelity_of_a_counting_victim_is_perfect_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--dataset", "synthetic", "--victims", "ItemPop", "--attacks", "8", "--draws", "1")
+    args = arguments(fidelity, *words, "--out", str(tmp_path))
+    first = fidelity.run(args)
+    assert first["spearman"] == {"ItemPop": pytest.approx(1.0)}
+
+    def measured_again(_: object) -> dict[str, object]:
+        raise AssertionError("a finished piece was measured again")
+
+    monkeypatch.setattr(fidelity, "_measure", measured_again)
+    assert fidelity.run(args)["table"] == first["table"]
+
+
+def test_quality_reports_victims_beside_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "REFERENCE_GRID", quality.REFERENCE_GRID[:2])
+    args = arguments(
+        quality, *("--datasets", "synthetic", "--victims", "ItemPop", "--out", str(tmp_path))
+    )
+    results = quality.run(args)["results"]["synthetic"]  # type: ignore[index]
+    assert results["implicit BPR"]["n_tried"] == 2
+    assert 0.02 < results["ItemPop"]["test_hr"] < results["implicit BPR"]["test_hr"]
+
+
+def test_cost_grows_with_the_number_of_sets() -> None:
+    args = arguments(
+        cost,
+        *("--victims", "ItemPop", "--users", "500", "--items", "400", "--sets", "1", "16"),
+        *("--repetitions", "1", "--full"),
+    )
+    row = cost.run(args)["rows"][0]  # type: ignore[index]
+    assert row["users"] == 500
+    assert row["M = 16: s"] > 0
+    assert row["full, one set: s"] > 0
+
+
+@pytest.mark.parametrize("command", [speed, fidelity, quality, cost])
+def test_an_unknown_victim_is_named(command: ModuleType) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'BPR'"):
+        command.run(arguments(command, "--victims", "BRP"))
+
+
+@pytest.mark.parametrize("option", ["--sets", "--repetitions", "--plain-sets", "--n-fake-users"])
+def test_a_count_of_zero_is_refused(option: str) -> None:
+    with pytest.raises(ArgumentError, match=option):
+        speed.run(arguments(speed, option, "0"))
