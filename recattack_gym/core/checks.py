@@ -1,6 +1,7 @@
 """Checks of arguments at the public boundary, with one wording for all of them."""
 
 import math
+import re
 from typing import TypeVar
 
 import numpy as np
@@ -93,3 +94,22 @@ def as_generator(name: str, rng: object) -> np.random.Generator:
             f"{name} must be a numpy.random.Generator (numpy.random.default_rng(seed)), got {rng!r}"
         )
     return rng
+
+
+def as_device(device: object) -> str:
+    """Return the name of a torch device that this machine has, or raise `ArgumentError`."""
+    if device == "cpu":
+        return "cpu"
+    if not isinstance(device, str) or not re.fullmatch(r"cuda(:\d+)?|mps", device):
+        raise ArgumentError(f"device must be 'cpu', 'cuda', 'cuda:<n>' or 'mps', got {device!r}")
+    import torch
+
+    kind, _, index = device.partition(":")
+    is_here = (
+        torch.backends.mps.is_available()
+        if kind == "mps"
+        else torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()
+    )
+    if not is_here:
+        raise ArgumentError(f"device {device!r} is not available on this machine: use 'cpu'")
+    return device

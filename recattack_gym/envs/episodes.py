@@ -1,6 +1,5 @@
 """What the single and the vector environment have in common: M attacks in progress on one platform."""
 
-import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -57,7 +56,6 @@ class Episodes:
         self.reward = as_reward(reward)
         self.resample_candidates = resample_candidates
         seed = as_count("platform_seed", platform_seed, at_least=0)
-        check_device(platform.get("device", "cpu"))
         for name in ("data_dir", "cache_dir"):
             if not isinstance(platform.get(name), str | Path | None):
                 raise ArgumentError(f"{name} must be a path or None, got {platform[name]!r}")
@@ -239,24 +237,6 @@ class PlatformAttributes:
     def item_popularity(self) -> NDArray[np.int64]:
         """Clicks of each item before any attack, shape `(n_items,)`."""
         return self._episodes.simulator.item_popularity
-
-
-def check_device(device: object) -> None:
-    """Raise `ArgumentError` unless torch could use this device here."""
-    if device == "cpu":
-        return
-    if not isinstance(device, str) or not re.fullmatch(r"cuda(:\d+)?|mps", device):
-        raise ArgumentError(f"device must be 'cpu', 'cuda', 'cuda:<n>' or 'mps', got {device!r}")
-    import torch
-
-    kind, _, index = device.partition(":")
-    is_here = (
-        torch.backends.mps.is_available()
-        if kind == "mps"
-        else torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()
-    )
-    if not is_here:
-        raise ArgumentError(f"device {device!r} is not available on this machine: use 'cpu'")
 
 
 def as_seed(name: str, seed: object) -> int | None:

@@ -159,7 +159,7 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
     def __init__(
         self,
         *,
-        victim: str | type[Victim],
+        victim: str | type[Victim] = "BPR",
         dataset: str | Dataset | Interactions = "synthetic",
         protocol: str | None = None,
         n_fake_users: int = 20,

@@ -138,7 +138,7 @@ class PoisonVectorEnv(
         *,
         num_envs: int = 1,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
-        victim: str | type[Victim],
+        victim: str | type[Victim] = "BPR",
         dataset: str | Dataset | Interactions = "synthetic",
         protocol: str | None = None,
         n_fake_users: int = 20,

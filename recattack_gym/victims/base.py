@@ -14,7 +14,14 @@ from typing import ClassVar, Literal, Protocol, Self, cast, final
 import numpy as np
 from numpy.typing import NDArray
 
-from recattack_gym.core.checks import as_choice, as_count, as_generator, as_ids, as_real
+from recattack_gym.core.checks import (
+    as_choice,
+    as_count,
+    as_device,
+    as_generator,
+    as_ids,
+    as_real,
+)
 from recattack_gym.core.errors import ArgumentError, ArtifactError, StateError, UnknownNameError
 from recattack_gym.core.files import read_arrays, write_arrays
 from recattack_gym.core.interactions import Interactions
@@ -121,7 +128,7 @@ class Victim(ABC):
         self, config: VictimConfig | Mapping[str, object] | None = None, *, device: str = "cpu"
     ) -> None:
         self.config = self._as_config(config)
-        self.device = device
+        self.device = as_device(device)
         self._fitted_log: Interactions | None = None
         self._n_new_items = 0
         self._fit_seed = 0
