@@ -335,6 +335,20 @@ def test_the_engine_survives_another_shape_seed_and_order(
     assert not np.array_equal(first, other_seed)
 
 
+def test_a_set_leaves_nothing_behind_for_the_next_on_its_thread(
+    victim: GRU4Rec, make_lists: MakeLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECATTACK_NUM_THREADS", "1")
+    settings = {"finetune_replay": 0.0, "finetune_n_negatives": 1, "finetune_learning_rate": 0.5}
+    clean = with_settings(victim, **settings)
+    engine = clean.engine(make_lists(clean.log, TARGETS))
+    batch = np.array([[[24, 24]], [[26, 25]], [[24, 24]], [[5, 6]]])
+    together = engine.exposure(batch, 1)
+    alone = [engine.exposure(profile[None], 1)[0] for profile in batch]
+    np.testing.assert_array_equal(together, alone)
+    assert (together[0] > together[3]).any()
+
+
 @compiled
 def _fill_exponential(x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
     for j in range(len(x)):
