@@ -46,7 +46,11 @@ class DemoConfig:
     hidden_size: int = 32
     """Width of the policy's hidden layer."""
     n_fresh: int = 32
-    """Attacks drawn from the trained policy, and from each heuristic, for its mean."""
+    """Attacks drawn from the trained policy for its mean."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_fake_users", "profile_size", "n_queries", "n_envs", "n_fresh"):
+            as_count(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,9 +81,10 @@ def run_demo(
 ) -> Report:
     """Train an agent per seed, compare it with the heuristics, and write a picture and the results.
 
-    Every seed is another platform and another agent. The comparison is on two equal footings: the mean
-    over `n_fresh` attacks, and the best of `n_queries` attacks (all that the agent tried while
-    learning, against as many draws of each heuristic).
+    Every seed is another platform and another agent. The comparison is on two footings: the mean RecNum
+    of an attack (fresh ones from the trained policy, all draws of a heuristic), and the best of
+    `n_queries` attacks (all that the agent tried while learning, against as many draws of each
+    heuristic, so that nobody may look at more results than the others).
 
     Args:
         out: Folder for `learning-curve.png` and `results.json`.

@@ -7,6 +7,7 @@ that a run that was stopped and resumed gives, bit for bit, what an uninterrupte
 import io
 import json
 import logging
+import math
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 from agents.sb3 import ClickSequenceExtractor, make_sb3_vec_env
 from agents.training import LEARNERS_REWARD, TrainingConfig
@@ -83,6 +86,7 @@ class Learner:
         self.budget: AttackBudget = self._env.get_attr("budget")[0]
         self._is_nuke = self._env.get_attr("goal")[0].direction == "nuke"
         self.model = _make_model(config, self._env, self.budget.n_clicks)
+        self._lean_to_targets()
         if resume:
             if checkpoint is None:
                 raise ArgumentError("resume needs a checkpoint, got None")
@@ -140,6 +144,21 @@ class Learner:
             self.progress.add(rec_num, clicks, is_nuke=self._is_nuke)
         if self._on_attacks is not None:
             self._on_attacks(len(rec_nums))
+
+    def _lean_to_targets(self) -> None:
+        """Let the untrained policy make `config.target_share` of its clicks on targets, on average."""
+        share = self.config.target_share
+        space = self._env.action_space
+        if isinstance(space, spaces.MultiDiscrete):
+            is_target = np.arange(space.nvec[0]) == 0  # group 0 holds the targets
+        else:
+            n_items = len(self._env.get_attr("item_popularity")[0])
+            is_target = np.isin(np.arange(n_items), self._env.get_attr("target_items")[0])
+        odds = share / (1.0 - share) * (~is_target).sum() / is_target.sum()
+        head = self.model.policy.action_net
+        if isinstance(head, nn.Linear):
+            with torch.no_grad():
+                head.bias[np.flatnonzero(is_target)] += math.log(odds)
 
     # -- checkpoints -----------------------------------------------------------------------------
 

@@ -116,9 +116,12 @@ def make_environment(env_id: str, options: Mapping[str, object]) -> "PoisonEnv":
 
     from recattack_gym.envs import PoisonEnv
 
+    made_id = qualified_id(env_id)
+    is_ours = made_id.startswith("recattack_gym:")
+    mistakes = (gym.error.Error, ModuleNotFoundError, *(() if is_ours else (TypeError,)))
     try:
-        env = gym.make(qualified_id(env_id), **options).unwrapped  # type: ignore[arg-type]  # checked there
-    except (gym.error.Error, ModuleNotFoundError) as error:
+        env = gym.make(made_id, **options).unwrapped  # type: ignore[arg-type]  # checked there
+    except mistakes as error:
         raise ArgumentError(f"ENV_ID must name an environment, got {env_id!r}: {error}") from error
     if not isinstance(env, PoisonEnv):
         raise ArgumentError(f"ENV_ID must name a poisoning environment, got {env_id!r}")

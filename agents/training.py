@@ -63,6 +63,8 @@ class TrainingConfig:
     """PPO's minibatches per pass."""
     clip_range: float = 0.2
     """PPO's clip range; 0.2 as in Stable-Baselines3."""
+    target_share: float = 0.5
+    """Share of clicks on targets that the untrained policy makes; PoisonRec's tree starts with a half."""
     embedding_size: int = 32
     """Width of an item's embedding in the policy."""
     hidden_size: int = 64
@@ -87,6 +89,7 @@ class TrainingConfig:
         as_count("seed", self.seed, at_least=0)
         if self.learning_rate is not None:
             as_real("learning_rate", self.learning_rate, above=0.0)
+        as_real("target_share", self.target_share, above=0.0, at_most=0.999)
         as_real("ent_coef", self.ent_coef, at_least=0.0)
         as_real("clip_range", self.clip_range, above=0.0, at_most=1.0)
         if "reward" in self.env_options:

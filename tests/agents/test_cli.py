@@ -1,0 +1,320 @@
+"""The command `recattack`: every subcommand, every kind of mistake, and what a program reads from it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents import cli
+from agents.heuristic import ATTACKERS
+from agents.reports import Report
+from envs_registry import ENV_IDS
+from recattack_gym import __version__
+from recattack_gym.core import FakeProfiles
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--n-fake-users", "4", "--profile-size", "5", "--targets", "3")
+Result = tuple[int, dict[str, Any], str]  # Any: JSON
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> "Runner":
+    return Runner(capsys)
+
+
+class Runner:
+    """Runs a command in this process; gives the exit code, the JSON line and standard error."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *argv: str) -> Result:
+        code, out, err = self.text(*argv, "--json")
+        lines = out.splitlines()
+        assert len(lines) == (code == 0), out
+        return code, json.loads(lines[0]) if lines else {}, err
+
+    def text(self, *argv: str) -> tuple[int, str, str]:
+        """Run without `--json`; gives exit code, standard output and standard error."""
+        try:
+            code = cli.main(argv)
+        except SystemExit as leave:
+            code = int(str(leave.code))
+        captured = self.capsys.readouterr()
+        return code, captured.out, captured.err
+
+
+def test_envs_lists_every_id(run: Runner) -> None:
+    code, data, err = run("envs")
+    assert code == 0
+    assert [row["id"] for row in data["environments"]] == list(ENV_IDS)
+    assert "recattack_gym:RecPoison-NGCF-v0" in err
+
+
+def test_data_list_shows_sizes_and_where_the_files_are(run: Runner) -> None:
+    code, data, _ = run("data", "list")
+    by_name = {row["name"]: row for row in data["datasets"]}
+    assert code == 0
+    assert by_name["synthetic"]["location"] == "generated"
+    assert by_name["ml-100k"]["n_users"] == 943
+
+
+def test_data_info_describes_a_dataset(run: Runner) -> None:
+    code, data, _ = run("data", "info", "synthetic")
+    assert code == 0
+    assert data["n_events"] == 30_000
+    assert data["licence"]
+
+
+def test_data_fetch_of_a_generated_dataset_has_no_path(run: Runner) -> None:
+    code, data, _ = run("data", "fetch", "synthetic")
+    assert code == 0
+    assert data["path"] is None
+
+
+@pytest.mark.parametrize("attacker", sorted(ATTACKERS))
+def test_attack_reports_everything_that_a_result_row_needs(
+    attacker: str, run: Runner, tmp_path: Path
+) -> None:
+    path = tmp_path / "profiles.npz"
+    code, data, _ = run(
+        "attack", "RecPoison-ItemPop-v0", "--attacker", attacker, "--save", str(path), *SMALL
+    )
+    assert code == 0
+    assert 0 <= data["rec_num"] <= data["max_rec_num"] == 3000
+    assert data["share"] == data["rec_num"] / 3000
+    assert sum(data["target_exposure"]) == data["rec_num"]
+    assert data["clean_rec_num"] >= 0
+    assert (data["n_queries"], data["seed"], data["clicks"], data["accounts"]) == (0, 0, 20, 4)
+    assert set(data["side_effects"]) == {
+        "k", "clean_hr_at_k", "hr_at_k", "clean_ndcg_at_k", "ndcg_at_k",
+    }  # fmt: skip
+    assert data["config"]["env"]["profile_size"] == 5
+    assert data["config"]["env"]["k"] == 10
+    assert data["cpu_seconds"] >= 0
+    assert data["versions"]["recattack-gym"] == __version__
+    profiles = FakeProfiles.load(path)
+    assert profiles.content_hash == data["profiles_hash"]
+    assert profiles.header["env_id"] == "recattack_gym:RecPoison-ItemPop-v0"
+
+
+def test_attack_is_reproducible_and_its_seed_matters(run: Runner) -> None:
+    hashes = [
+        run(
+            "attack", "ItemPop", "--attacker", "random", "--seed", seed, "--no-side-effects", *SMALL
+        )[1]["profiles_hash"]
+        for seed in ("1", "1", "2")
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_attack_measures_several_draws(run: Runner) -> None:
+    code, data, err = run("attack", "ItemPop", "--attacker", "random", "--draws", "3", *SMALL)
+    assert code == 0
+    assert len(data["draws"]) == 3
+    assert data["best_rec_num"] == max(data["draws"])
+    assert data["rec_num"] == data["draws"][0]
+    assert "3 draws" in err
+
+
+def test_attack_takes_options_of_environment_victim_and_attacker(run: Runner) -> None:
+    code, data, _ = run(
+        "attack", "recattack_gym:RecPoison-BPR-v0", "--attacker", "popular",
+        "--attacker-config", "popular_rate=0.2", "--victim-config", "embedding_size=8", "epochs=1",
+        "--targets", "3,5", "--n-candidates", "all", "--k", "7", "--platform-seed", "4",
+        "--retrain", "full", "--n-fake-users", "2", "--no-side-effects",
+    )  # fmt: skip
+    assert code == 0
+    assert data["target_items"] == [3, 5]
+    assert data["config"]["attacker"] == {"popular_rate": 0.2}
+    env = data["config"]["env"]
+    assert env["victim_config"]["embedding_size"] == 8
+    assert (env["n_candidates"], env["k"], env["platform_seed"]) == (None, 7, 4)
+    assert "side_effects" not in data
+
+
+def test_without_json_the_result_is_for_people(run: Runner) -> None:
+    code, out, err = run.text("attack", "ItemPop", "--attacker", "middle", *SMALL)
+    assert code == 0
+    assert "RecNum" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "required: COMMAND"),
+        (("atack",), "did you mean 'attack'"),
+        (("data",), "required: ACTION"),
+        (("data", "lst"), "did you mean 'list'"),
+        (("data", "info"), "required: NAME"),
+        (("data", "info", "ml1m"), "unknown dataset 'ml1m'; did you mean 'ml-1m'"),
+        (("data", "info", "synthetic", "--protocol", "poisonrec"), "protocol must be one of"),
+        (("data", "info", "nowhere.csv"), "nowhere.csv"),
+        (("data", "fetch", "steem"), "did you mean 'steam'"),
+        (("data", "list", "--data-dri", "x"), "unknown argument '--data-dri'"),
+        (("attack", "BPR"), "required: --attacker"),
+        (("attack", "NGFC", "--attacker", "random"), "unknown environment 'NGFC'; did you mean 'NGCF'"),
+        (("attack", "nix:Nix-v0", "--attacker", "random"), "ENV_ID must name an environment"),
+        (("attack", "gymnasium:CartPole-v1", "--attacker", "random", "--k", "3"), "ENV_ID must name"),
+        (("attack", "BPR", "--attacker", "poplar"), "unknown attacker 'poplar'; did you mean 'popular'"),
+        (("attack", "BPR", "--attacker", "random", "--datset", "x"), "did you mean '--dataset'"),
+        (("attack", "BPR", "--attacker", "random", "--dataset", "x.csv"), "x.csv"),
+        (("attack", "BPR", "--attacker", "random", "--k", "ten"), "--k: invalid int value: 'ten'"),
+        (("attack", "BPR", "--attacker", "random", "--k", "0"), "k must be a whole number >= 1, got 0"),
+        (("attack", "BPR", "--attacker", "random", "--n-candidates", "many"), "a number or `all`"),
+        (("attack", "BPR", "--attacker", "random", "--n-candidates", "8"), "n_candidates"),
+        (("attack", "BPR", "--attacker", "random", "--targets", "a,b"), "item ids with commas"),
+        (("attack", "BPR", "--attacker", "random", "--targets", "900,"), "targets must lie in [0, 500)"),
+        (("attack", "BPR", "--attacker", "random", "--targets", "0"), "targets must be"),
+        (("attack", "BPR", "--attacker", "random", "--retrain", "some"), "invalid choice: 'some'"),
+        (("attack", "BPR", "--attacker", "random", "--victim-config", "epochs"), "KEY=VALUE"),
+        (("attack", "BPR", "--attacker", "random", "--victim-config", "epoks=1"), "did you mean 'epochs'"),
+        (("attack", "BPR", "--attacker", "random", "--victim-config", "epochs=x"), "epochs must be"),
+        (("attack", "BPR", "--attacker", "random", "--attacker-config", "a=1"), "unknown setting of random"),
+        (("attack", "BPR", "--attacker", "popular", "--attacker-config", "popular_rate=7"), "popular_rate"),
+        (("attack", "ItemPop", "--attacker", "random", "--seed", "-1"), "--seed must be"),
+        (("attack", "ItemPop", "--attacker", "random", "--draws", "0"), "--draws must be"),
+        (("attack", "ItemPop", "--attacker", "random", "--n-fake-users", "0"), "n_fake_users must be"),
+        (("attack", "ItemPop", "--attacker", "random", "--direction", "nuke"), "direction must be one of"),
+        (("data", "info", "ml-100k", "--data-dir", "/nowhere"), "data_dir must be an existing folder"),
+        (("train", "BPR", "--algo", "pop"), "unknown algorithm 'pop'; did you mean 'ppo'"),
+        (("train", "BPR", "--total-steps", "0"), "total_steps must be"),
+        (("train", "BPR", "--learning-rate", "nan"), "learning_rate must be"),
+        (("train", "BPR", "--actions", "words"), "actions must be one of"),
+        (("bench", "sped"), "did you mean 'speed'"),
+        (("demo", "--seeds", "-3"), "seeds must be"),
+        (("demo", "--queries", "0"), "n_queries must be"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_one_clear_line_and_exit_code_2(
+    argv: tuple[str, ...], message: str, run: Runner
+) -> None:
+    code, out, err = run.text(*argv)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        (), ("envs",), ("data",), ("data", "list"), ("data", "info"), ("data", "fetch"), ("attack",),
+        ("train",), ("bench",), ("demo",),
+    ],
+)  # fmt: skip
+def test_every_command_explains_itself(argv: tuple[str, ...], run: Runner) -> None:
+    code, out, _ = run.text(*argv, "--help")
+    assert code == 0
+    assert "usage: recattack" in out
+    if argv and argv not in (("data",), ("bench",)):
+        assert "examples:" in out
+
+
+@pytest.mark.parametrize("name", sorted(cli.BENCHMARKS))
+def test_every_benchmark_explains_itself(name: str, run: Runner) -> None:
+    code, out, _ = run.text("bench", name, "--help")
+    assert code == 0
+    assert f"recattack bench {name}" in out
+
+
+def test_a_benchmark_prints_its_table_and_returns_the_rest(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agents.benchmark import speed
+
+    def pretend(args: object) -> Mapping[str, object]:
+        del args
+        return {"table": "a table", "ratios": {"BPR": 40.0}}
+
+    monkeypatch.setattr(speed, "run", pretend)
+    code, data, err = run("bench", "speed")
+    assert code == 0
+    assert data["ratios"] == {"BPR": 40.0}
+    assert "table" not in data
+    assert "a table" in err
+
+
+def test_version_is_the_packages(run: Runner) -> None:
+    assert run.text("--version") == (0, f"recattack {__version__}\n", "")
+
+
+def test_a_file_that_cannot_be_written_is_no_stack_trace(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    code, out, err = run.text(
+        "attack", "ItemPop", "--attacker", "random", "--save", str(tmp_path / "taken" / "x.npz")
+    )
+    assert (code, out) == (1, "")
+    assert "taken" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_interrupt_gives_exit_code_130(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(args: object) -> Report:
+        del args
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_envs", interrupt)
+    code, out, err = run.text("envs")
+    assert (code, out, err) == (130, "", "recattack: interrupted\n")
+
+
+def command(*argv: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(  # noqa: S603  # our own command
+        [sys.executable, "-m", "agents.cli", *argv],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_the_module_is_a_command_whose_last_line_is_json() -> None:
+    done = command("attack", "RecPoison-ItemPop-v0", "--attacker", "popular", "--json", *SMALL)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout.splitlines()[-1])
+    assert np.isfinite(data["rec_num"])
+    assert "Traceback" not in done.stderr
+
+
+def test_the_module_reports_a_mistake_without_a_stack_trace() -> None:
+    done = command("attack", "RecPoison-ItemPop-v0", "--attacker", "poplar")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("recattack: unknown attacker 'poplar'; did you mean 'popular'?")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    done = subprocess.run(  # noqa: S602  # a pipe needs a shell
+        f"{sys.executable} -m agents.cli data list | head -n 1",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.stdout.startswith("| dataset")
+    assert done.stderr == ""
+
+
+def test_the_command_line_is_light_until_something_is_measured() -> None:
+    heavy = "{'torch', 'pandas', 'numba', 'stable_baselines3', 'matplotlib'}"
+    program = (
+        "import sys; from agents.cli import main; main(['envs']); "
+        f"sys.exit(str({heavy} & set(sys.modules)) if {heavy} & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(  # noqa: S603  # our own program
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

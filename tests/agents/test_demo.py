@@ -1,0 +1,52 @@
+"""The demo, small: what it writes, and that nobody is compared unfairly."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents import demo
+from agents.demo import AGENT, NO_ATTACK, DemoConfig, run_demo, smoothed
+from agents.heuristic import ATTACKERS
+from recattack_gym.core import ArgumentError
+
+SMALL = DemoConfig(n_fake_users=3, profile_size=4, n_queries=8, n_envs=2, n_fresh=4)
+
+
+@pytest.fixture(autouse=True)
+def cheap_victim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "ENV_ID", "recattack_gym:RecPoison-CoVisitation-v0")
+
+
+def test_the_demo_writes_a_picture_and_its_results(tmp_path: Path) -> None:
+    report = run_demo(tmp_path, seeds=(5, 6), config=SMALL, show_progress=False)
+    picture = (tmp_path / "learning-curve.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert stored["seeds"] == [5, 6]
+    assert [run["seed"] for run in stored["runs"]] == [5, 6]
+    for name in (NO_ATTACK, *ATTACKERS, AGENT):
+        assert name in report.text
+    assert "learning-curve.png" in report.text
+
+
+def test_everybody_is_compared_over_equally_many_attacks(tmp_path: Path) -> None:
+    data = run_demo(tmp_path, seeds=(0,), config=SMALL, show_progress=False).data
+    rows = data["attackers"]
+    assert isinstance(rows, list)
+    assert {row["n_queries"] for row in rows if row["attacker"] != NO_ATTACK} == {8}
+    runs = data["runs"]
+    assert isinstance(runs, list)
+    assert len(runs[0]["curve"]) == 8
+    assert runs[0]["best"][AGENT] == max(runs[0]["curve"])
+
+
+def test_a_senseless_size_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="n_queries must be a whole number >= 1, got 0"):
+        DemoConfig(n_queries=0)
+
+
+def test_smoothing_takes_the_mean_of_the_last_values() -> None:
+    assert np.allclose(smoothed([1, 3, 5, 7], 2), [1.0, 2.0, 4.0, 6.0])
+    assert np.allclose(smoothed([2, 4], 10), [2.0, 3.0])
