@@ -26,14 +26,25 @@ Examples = tuple[Ids, Ids, Ids]
 class NeuMFConfig(GradientConfig):
     """Settings of NeuMF; `embedding_size` d is that of both parts, whose tower is 2d - d - d/2 - d/4."""
 
-    epochs: int = 20
+    epochs: int = 15
     """Passes over the log in clean training and in `retrain="full"`."""
     learning_rate: float = 2e-3
     """Step size of Adam in clean training."""
+    reg: float = 3e-3
+    """L2 penalty on both embeddings of each example."""
+    new_items_as_negatives: bool = True
+    """Whether genuine users' examples may draw new items as negatives.
+
+    Yes: with log loss, a target that is never a negative rises for everybody as soon as it is clicked.
+    """
     n_negatives: int = 4
     """Items per click that the user has not clicked (section 4.3 finds 3 to 6 best)."""
     initial_scale: float = 0.05
     """Standard deviation of untrained embeddings."""
+    finetune_learning_rate: float = 3e-3
+    """Step size of Adam in fine-tuning."""
+    finetune_replay: float = 5.0
+    """Genuine clicks mixed in per fake click in every epoch; weighted to stand for the whole log."""
 
     def __post_init__(self) -> None:
         super(
@@ -85,7 +96,7 @@ class NeuMF(Victim):
                 learning_rate=config.learning_rate,
             )
         else:
-            self._train(_batches(epochs, config.batch_size), config.learning_rate)
+            self._train(_batches(epochs, config.batch_size), config.learning_rate, log.n_users, 1.0)
 
     @property
     def _n_genuine_negatives(self) -> int:
@@ -102,6 +113,8 @@ class NeuMF(Victim):
                 for start, end in pairwise(schedule.batch_indptr)
             ),
             self.config.finetune_learning_rate,
+            log.n_users,
+            genuine_weight(log, schedule),
         )
 
     def _schedule(
@@ -126,7 +139,8 @@ class NeuMF(Victim):
 
         def updates(n_fake_users: int, profile_size: int, seed: int) -> Update:
             schedule = self._schedule(self.log, (n_fake_users, profile_size), seed)
-            return Update(schedule, fake_rows(n_fake_users, seed, self.config))
+            fakes = fake_rows(n_fake_users, seed, self.config)
+            return Update(schedule, fakes, genuine_weight(self.log, schedule))
 
         scores = self.score(np.arange(lists.n_users), lists.item_ids)
         return NeuMFEngine(
@@ -138,8 +152,14 @@ class NeuMF(Victim):
             learning_rate=self.config.finetune_learning_rate,
         )
 
-    def _train(self, batches: Iterator[Examples], learning_rate: float) -> None:
-        """Take one Adam step per batch."""
+    def _train(
+        self,
+        batches: Iterator[Examples],
+        learning_rate: float,
+        n_genuine: int,
+        genuine_weight: float,
+    ) -> None:
+        """Take one Adam step per batch; examples of users below `n_genuine` have another weight."""
         import torch
         from torch.nn.functional import softplus
 
@@ -164,10 +184,12 @@ class NeuMF(Victim):
             hidden = torch.relu(hidden @ weights["layer3"] + weights["bias3"])
             logit = (p_gmf * q_gmf) @ weights["gmf_output"] + hidden @ weights["mlp_output"]
             logit = logit + weights["output_bias"]
-            loss = (softplus(-logit[:, 0]).sum() + softplus(logit[:, 1:]).sum()) / logit.numel()
+            weight = torch.where(user_ids < n_genuine, genuine_weight, 1.0)
+            share = weight / (weight.sum() * item_ids.shape[1])
+            loss = share @ (softplus(-logit[:, 0]) + softplus(logit[:, 1:]).sum(dim=1))
             if reg:
-                norms = sum((x**2).sum() for x in (p_gmf, p_mlp, q_gmf, q_mlp))
-                loss = loss + 0.5 * reg * norms / logit.numel()
+                norms = sum((x**2).sum(dim=(1, 2)) for x in (p_gmf, p_mlp, q_gmf, q_mlp))
+                loss = loss + 0.5 * reg * share @ norms
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
             optimiser.step()
@@ -223,6 +245,13 @@ def fake_rows(n_fake_users: int, seed: int, config: NeuMFConfig) -> NDArray[np.f
     """Return untrained rows of fake users, shape `(N, 2d)`, that depend on `seed` alone."""
     rows = counter_normal(seed, INITIAL, (n_fake_users, 2 * config.embedding_size))
     return rows * np.float32(config.initial_scale)
+
+
+def genuine_weight(log: Interactions, schedule: UpdateSchedule) -> float:
+    """Return the weight with which an epoch's replayed clicks stand for the whole clean log."""
+    n_epochs = max(int(np.count_nonzero(schedule.clicks == 0)), 1)
+    n_replayed = np.count_nonzero(schedule.clicks < 0) / n_epochs
+    return len(log) / max(float(n_replayed), 1.0)
 
 
 def _layer_shapes(d: int) -> dict[str, tuple[int, ...]]:

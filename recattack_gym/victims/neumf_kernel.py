@@ -200,7 +200,19 @@ def fit(
                 work.user_part.is_touched[:] = True
                 work.item_part.is_touched[:] = True
             batches = np.append(np.arange(0, len(users), batch_size), len(users))
-            train(arrays, work, users, items, negatives, batches, reg, learning_rate, step)
+            train(
+                arrays,
+                work,
+                users,
+                items,
+                negatives,
+                batches,
+                len(arrays.users),
+                1.0,
+                reg,
+                learning_rate,
+                step,
+            )
             step += len(batches) - 1
 
 
@@ -218,6 +230,8 @@ class Update(NamedTuple):
     schedule: UpdateSchedule
     fake_rows: NDArray[np.float32]
     """Shape `(N, 2d)`: untrained rows of the fake users."""
+    genuine_weight: float
+    """Weight of a genuine user's examples."""
 
 
 class NeuMFEngine:
@@ -254,7 +268,7 @@ class NeuMFEngine:
     def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
         """See `ExposureEngine.exposure`."""
         n_sets, n_fake_users, profile_size = profiles.shape
-        schedule, fake_rows = self._updates(n_fake_users, profile_size, seed)
+        schedule, fake_rows, genuine_weight = self._updates(n_fake_users, profile_size, seed)
         start = self._clean._replace(users=np.concatenate([self._clean.users, fake_rows]))
         batch_size = int(np.diff(schedule.batch_indptr).max(initial=1))
         exposure = np.zeros((n_sets, len(self._targets)), dtype=np.int64)
@@ -282,6 +296,8 @@ class NeuMFEngine:
                     items,
                     negatives,
                     schedule.batch_indptr,
+                    len(self._clean.users),
+                    genuine_weight,
                     self._reg,
                     self._learning_rate,
                     0,
@@ -482,6 +498,8 @@ def train(
     items: NDArray[np.int32],
     negatives: NDArray[np.int32],
     batches: NDArray[np.int64],
+    n_genuine: int,
+    genuine_weight: float,
     reg: float,
     learning_rate: float,
     n_steps_before: int,
@@ -495,6 +513,8 @@ def train(
         items: Shape `(S,)`.
         negatives: Shape `(S, n_negatives)`.
         batches: Shape `(n_batches + 1,)`: bounds of the batches in `users`.
+        n_genuine: Users from here on are fake.
+        genuine_weight: Weight of a genuine user's examples; a fake user's have 1.
         reg: L2 penalty on the embeddings of each example.
         learning_rate: Adam's.
         n_steps_before: Adam steps taken in this run before this call.
@@ -511,8 +531,9 @@ def train(
     per_chunk = max(CHUNK // (1 + n_negatives), 1)
     for b in range(len(batches) - 1):
         start, stop = batches[b], batches[b + 1]
-        n_users, n_items = 0, 0
+        n_users, n_items, total_weight = 0, 0, 0.0
         for s in range(start, stop):
+            total_weight += genuine_weight if users[s] < n_genuine else 1.0
             n_users = _gather(work.user_part, users[s], n_users)
             n_items = _gather(work.item_part, items[s], n_items)
             for n in range(n_negatives):
@@ -527,8 +548,10 @@ def train(
                 users[chunk:end],
                 items[chunk:end],
                 negatives[chunk:end],
+                n_genuine,
+                genuine_weight,
+                total_weight,
                 reg,
-                (stop - start) * (1 + n_negatives),
             )
         n_touched_users = _first_layer_gradient(
             weights.user_layer,
@@ -632,8 +655,10 @@ def _chunk_gradient(
     users: NDArray[np.int32],
     items: NDArray[np.int32],
     negatives: NDArray[np.int32],
+    n_genuine: int,
+    genuine_weight: float,
+    total_weight: float,
     reg: float,
-    n_examples: int,
 ) -> None:
     """Add the gradient of a few clicks and their negatives, up to the first layer's halves."""
     gradient, user_part, item_part = work.gradient, work.user_part, work.item_part
@@ -642,7 +667,8 @@ def _chunk_gradient(
     d, h2 = weights.layer2.shape
     h3 = len(weights.mlp_output)
     zero, one = np.float32(0.0), np.float32(1.0)
-    each, decay = np.float32(1.0 / n_examples), np.float32(reg / n_examples)
+    fake_share = np.float32(1.0 / (total_weight * width))
+    genuine_share = np.float32(genuine_weight / (total_weight * width))
     hidden1, hidden2, hidden3 = (
         work.layers.hidden1[:n],
         work.layers.hidden2[:n],
@@ -670,14 +696,16 @@ def _chunk_gradient(
         error = one / (one + np.exp(-min(max(logit, -bound), bound)))
         if c == 0:
             error -= one
-        error *= each
+        share = genuine_share if user < n_genuine else fake_share
+        error *= share
         gradient.output_bias[0] += error
         p_gradient, q_gradient = gradient.users[user], gradient.items[item]
         for j in range(d):
             gradient.gmf_output[j] += error * p[j] * q[j]
             p_gradient[j] += error * weights.gmf_output[j] * q[j]
             q_gradient[j] += error * weights.gmf_output[j] * p[j]
-        if decay > zero:
+        if reg > 0.0:
+            decay = np.float32(reg) * share
             for j in range(2 * d):
                 p_gradient[j] += decay * p[j]
                 q_gradient[j] += decay * q[j]

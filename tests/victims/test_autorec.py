@@ -107,7 +107,9 @@ def test_compiled_training_gives_the_parameters_of_the_plain_path(
     log = small_log.with_fake_users(np.array([[24, 3, 3], [5, 26, 1]]))
     config = {**SMALL, "new_items_as_negatives": new_items_as_negatives, "reg": reg}
     compiled = AutoRec(config).fit(log, np.random.default_rng(0))
-    plain = AutoRec(config, device="cpu:0").fit(log, np.random.default_rng(0))
+    plain = AutoRec(config)
+    plain.device = "cpu:0"  # what is not called "cpu" takes the plain path
+    plain.fit(log, np.random.default_rng(0))
     for name, array in plain.state.items():
         np.testing.assert_allclose(compiled.state[name], array, atol=1e-5, err_msg=name)
 

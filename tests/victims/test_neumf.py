@@ -13,6 +13,7 @@ from recattack_gym.victims.neumf_kernel import clean_epochs
 from recattack_gym.victims.schedule import make_schedule
 
 N_NEW = 3
+N_GENUINE = 30
 
 SMALL: dict[str, object] = {
     "embedding_size": 6,
@@ -22,6 +23,7 @@ SMALL: dict[str, object] = {
     "initial_scale": 0.3,
     "finetune_epochs": 2,
     "finetune_batch_size": 8,
+    "finetune_replay": 1.0,
     "finetune_learning_rate": 0.02,
     "reg": 0.01,
 }
@@ -51,16 +53,18 @@ def score_by_definition(state: dict[str, NDArray[np.float64]], user: int, item: 
 def loss_by_definition(
     state: dict[str, NDArray[np.float64]],
     examples: list[tuple[int, int, bool]],
+    genuine_weight: float,
     reg: float,
 ) -> float:
-    """Mean log loss over (user, item, clicked), with the L2 penalty of every example."""
-    total = 0.0
+    """Weighted mean log loss over (user, item, clicked), with the L2 penalty of every example."""
+    total, total_weight = 0.0, 0.0
     for user, item, is_click in examples:
+        weight = genuine_weight if user < N_GENUINE else 1.0
         score = score_by_definition(state, user, item)
-        total += np.log1p(np.exp(-score if is_click else score))
         norms = (state["users"][user] ** 2).sum() + (state["items"][item] ** 2).sum()
-        total += 0.5 * reg * norms
-    return float(total / len(examples))
+        total += weight * (np.log1p(np.exp(-score if is_click else score)) + 0.5 * reg * norms)
+        total_weight += weight
+    return float(total / total_weight)
 
 
 def test_the_score_is_equation_12(small_log: Interactions) -> None:
@@ -87,6 +91,7 @@ def test_finetuning_is_adam_on_the_log_loss(small_log: Interactions) -> None:
         n_genuine_negatives=victim._n_genuine_negatives,
     )
     users, items, negatives = schedule.examples(profile)
+    weight = len(log) / 6  # six clicks are replayed
     poisoned = victim.poisoned(profile, 9, "finetune")
     untrained = fitted(small_log, finetune_epochs=0).poisoned(profile, 9, "finetune")
     state = {name: array.astype(np.float64) for name, array in victim.state.items()}
@@ -109,7 +114,7 @@ def test_finetuning_is_adam_on_the_log_loss(small_log: Interactions) -> None:
                 kept, sides = array[place], []
                 for shift in (1e-6, -1e-6):
                     array[place] = kept + shift
-                    sides.append(loss_by_definition(state, examples, 0.01))
+                    sides.append(loss_by_definition(state, examples, weight, 0.01))
                 array[place] = kept
                 slope[place] = (sides[0] - sides[1]) / 2e-6
             slope[np.abs(slope) < 1e-8] = 0.0
@@ -131,7 +136,9 @@ def test_compiled_training_gives_the_parameters_of_the_plain_path(
     log = small_log.with_fake_users(np.array([[24, 3, 3], [5, 26, 1]]))
     config = {**SMALL, "embedding_size": embedding_size, "reg": reg}
     compiled = NeuMF(config).fit(log, np.random.default_rng(0))
-    plain = NeuMF(config, device="cpu:0").fit(log, np.random.default_rng(0))
+    plain = NeuMF(config)
+    plain.device = "cpu:0"  # what is not called "cpu" takes the plain path
+    plain.fit(log, np.random.default_rng(0))
     for name, array in plain.state.items():
         np.testing.assert_allclose(compiled.state[name], array, atol=1e-4, err_msg=name)
 
@@ -162,9 +169,10 @@ def test_new_items_are_trained_only_as_negatives(small_log: Interactions) -> Non
 def test_an_attack_on_one_target_brings_it_into_more_lists(
     small_log: Interactions, make_lists: Callable[..., CandidateLists]
 ) -> None:
-    victim = fitted(small_log, epochs=10, finetune_epochs=10)
+    victim = fitted(small_log, epochs=40, finetune_epochs=40)
     lists = make_lists(small_log, [24, 25, 26])
     profile = np.full((4, 5), 25)
+    profile[:, 1:] = np.argsort(-small_log.item_popularity)[:4]
     before, after = victim.exposure(lists), victim.engine(lists).exposure(profile[None], 0)[0]
     assert after[1] > before[1] + 5
     assert after[1] > after[[0, 2]].max() + 5
