@@ -7,12 +7,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.core.random import counter_normal
+from recattack_gym.core.random import counter_integers, counter_normal
 from recattack_gym.victims.base import State, state_array
-from recattack_gym.victims.schedule import INITIAL
+from recattack_gym.victims.schedule import INITIAL, UpdateSchedule
 
 _BLOCK_NUMBERS = 2_000_000
 """Gathered factors, or scores, that are held at once: a few megabytes stay in the cache."""
+
+
+_IS_POPULAR, _POPULAR = 17, 18
+_FINE = 1 << 20
+
+
+def popular_negatives(
+    log: Interactions, schedule: UpdateSchedule, share: float
+) -> NDArray[np.int32]:
+    """Draw which examples of a fine-tuning run take a negative by popularity, and which.
+
+    Args:
+        log: The clean log; the item of a random event is drawn.
+        schedule: The run.
+        share: Of the examples, in `[0, 1]`.
+
+    Returns:
+        Shape `(S,)`: an item, or -1 where the schedule's uniform negative stays: for `1 - share` of the
+        examples and where a genuine user has seen the item. A fake user who has clicked the item keeps
+        the uniform negative, too, which only its profile can tell.
+    """
+    places = np.arange(len(schedule.clicks))
+    wanted = counter_integers(schedule.seed, _IS_POPULAR, places, _FINE) < share * _FINE
+    drawn = log.item_ids[counter_integers(schedule.seed, _POPULAR, places, len(log))]
+    genuine = schedule.clicks < 0
+    wanted[genuine] &= ~log.has(schedule.user_ids[genuine], drawn[genuine])
+    return np.where(wanted, drawn, -1).astype(np.int32)
 
 
 @dataclass(eq=False, slots=True)

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import counter_normal
 from recattack_gym.victims.base import GradientConfig
-from recattack_gym.victims.factors import Factors
+from recattack_gym.victims.factors import Factors, popular_negatives
 from recattack_gym.victims.kernels import fill_examples
 from recattack_gym.victims.mf_kernel import (
     count_lists,
     count_rows,
     number_rows,
     score_lists,
+    take_popular,
     train_pairs,
     train_points,
 )
@@ -46,6 +47,8 @@ class UpdateRule:
     """The victim's settings."""
     n_negatives: int
     """Negatives per click."""
+    popular_negatives: float
+    """Share of (first) negatives that are drawn by popularity."""
     n_genuine_negatives: int
     """Genuine users' negatives are drawn from `[0, n_genuine_negatives)`."""
     initial_scale: float
@@ -95,7 +98,7 @@ class FactorEngine:
         copy = _WorkingCopy(self._factors, prepared, self._rule)
         copy.update(profile)
         users = np.concatenate([self._factors.users, prepared.fake_rows])
-        users[prepared.user_rows] = copy.users
+        users[prepared.moving_users] = copy.users
         return Factors(users, copy.items, copy.bias)
 
     def _prepare(self, shape: tuple[int, int], seed: int) -> "_Prepared":
@@ -113,7 +116,7 @@ class FactorEngine:
             copy.prepared.user_places,
             copy.items,
             copy.bias,
-            copy.is_touched,
+            copy.item_places,
             ranked.item_ids,
             ranked.scores,
             ranked.is_complete,
@@ -190,12 +193,12 @@ class _Prepared:
 
     key: tuple[int, int, int]
     schedule: UpdateSchedule
+    popular: NDArray[np.int32]  # (S,) first negative by popularity, or -1
     fake_rows: NDArray[np.float32]  # (N, d) untrained
-    user_rows: NDArray[np.int32]  # (n_moving_users,) ids in the order in which they first move
-    user_places: NDArray[np.int32]  # (n_users + N,) place in user_rows, or -1
+    moving_users: NDArray[np.int32]  # (n_moving_users,) ids in the order in which they first move
+    user_places: NDArray[np.int32]  # (n_users + N,) place in moving_users, or -1
     users: NDArray[np.float32]  # (n_moving_users, d) before fine-tuning
-    local_users: NDArray[np.int32]  # (S, 1) place of each example's user
-    n_active_users: NDArray[np.int64]  # (n_batches,) users that have moved after each batch
+    user_rows: NDArray[np.int32]  # (S,) place of each example's user
 
 
 def _prepare(
@@ -217,17 +220,21 @@ def _prepare(
     fake_rows *= np.float32(rule.initial_scale)
     n_users = log.n_users + n_fake_users
     places = np.full(n_users, -1, dtype=np.int32)
-    rows = np.empty(n_users, dtype=np.int32)
-    local = np.empty((len(schedule.user_ids), 1), dtype=np.int32)
-    n_active = np.empty(len(schedule.batch_indptr) - 1, dtype=np.int64)
-    n_moving = number_rows(
-        schedule.user_ids[:, None], schedule.batch_indptr, places, rows, local, n_active
+    moving = np.empty(n_users, dtype=np.int32)
+    moving = moving[: number_rows(schedule.user_ids[:, None], places, moving)]
+    users = factors.users[np.minimum(moving, log.n_users - 1)]
+    is_fake = moving >= log.n_users
+    users[is_fake] = fake_rows[moving[is_fake] - log.n_users]
+    return _Prepared(
+        (seed, *shape),
+        schedule,
+        popular_negatives(log, schedule, rule.popular_negatives),
+        fake_rows,
+        moving,
+        places,
+        users,
+        places[schedule.user_ids],
     )
-    rows = rows[:n_moving]
-    users = factors.users[np.minimum(rows, log.n_users - 1)]
-    is_fake = rows >= log.n_users
-    users[is_fake] = fake_rows[rows[is_fake] - log.n_users]
-    return _Prepared((seed, *shape), schedule, fake_rows, rows, places, users, local, n_active)
 
 
 class _WorkingCopy:
@@ -235,31 +242,21 @@ class _WorkingCopy:
 
     def __init__(self, factors: Factors, prepared: _Prepared, rule: UpdateRule) -> None:
         self._clean, self.prepared, self._rule = factors, prepared, rule
-        n_examples, n_batches = len(prepared.local_users), len(prepared.n_active_users)
-        n_items, d = factors.items.shape
-        width = 1 + rule.n_negatives
-        n_moving = min(n_items, n_examples * width)
+        n_examples, width = len(prepared.user_rows), 1 + rule.n_negatives
+        n_items = len(factors.items)
         self.users = prepared.users.copy()
         self.items, self.bias = factors.items.copy(), factors.bias.copy()
-        self.is_touched = np.zeros(n_items, dtype=np.bool_)
+        self.item_places = np.full(n_items, -1, dtype=np.int32)
         self.undecided = np.empty(len(factors.users), dtype=np.int64)
-        self._example_items = np.empty((n_examples, width), dtype=np.int32)
-        self._local_items = np.empty((n_examples, width), dtype=np.int32)
-        self._places = np.full(n_items, -1, dtype=np.int32)
-        self._rows = np.empty(n_moving, dtype=np.int32)
-        self._n_rows = 0
-        self._n_active_items = np.empty(n_batches, dtype=np.int64)
-        self._moving_items = np.empty((n_moving, d), dtype=np.float32)
-        self._moving_bias = np.empty(n_moving, dtype=np.float32)
-        # gradient, first and second moment of everything that moves
-        self._user_adam = np.zeros((3, len(self.users), d), dtype=np.float32)
-        self._item_adam = np.zeros((3, n_moving, d), dtype=np.float32)
-        self._bias_adam = np.zeros((3, n_moving), dtype=np.float32)
+        self._examples = np.empty((n_examples, width), dtype=np.int32)
+        self._moved = np.empty(n_items, dtype=np.int32)
+        self._n_moved = 0
+        self._gradients = [np.zeros_like(x) for x in (self.users, self.items, self.bias)]
 
     def update(self, profile: NDArray[np.int64]) -> None:
         """Fine-tune on one poison set, in place."""
-        prepared, schedule, rule = self.prepared, self.prepared.schedule, self._rule
-        examples = self._example_items
+        prepared, schedule, config = self.prepared, self.prepared.schedule, self._rule.config
+        examples = self._examples
         fill_examples(
             schedule.clicks,
             schedule.item_ids,
@@ -270,46 +267,40 @@ class _WorkingCopy:
             examples[:, 0],
             examples[:, 1:],
         )
-        n_rows = number_rows(
-            examples,
-            schedule.batch_indptr,
-            self._places,
-            self._rows,
-            self._local_items,
-            self._n_active_items,
-        )
-        self._n_rows = n_rows
-        rows = self._rows[:n_rows]
+        take_popular(schedule.clicks, prepared.popular, profile, examples)
+        self._n_moved = number_rows(examples, self.item_places, self._moved)
         self.users[:] = prepared.users
-        self._moving_items[:n_rows] = self._clean.items[rows]
-        self._moving_bias[:n_rows] = self._clean.bias[rows]
-        self._user_adam[:] = 0.0
-        self._item_adam[:, :n_rows] = 0.0
-        self._bias_adam[:, :n_rows] = 0.0
-        train = train_pairs if rule.loss == "bpr" else train_points
-        train(
-            self.users,
-            self._moving_items,
-            self._moving_bias,
-            prepared.local_users,
-            self._local_items,
-            schedule.batch_indptr,
-            prepared.n_active_users,
-            self._n_active_items,
-            rule.config.finetune_learning_rate,
-            rule.config.reg,
-            self._user_adam,
-            self._item_adam,
-            self._bias_adam,
-        )
-        self.items[rows] = self._moving_items[:n_rows]
-        self.bias[rows] = self._moving_bias[:n_rows]
-        self.is_touched[rows] = True
+        to_users, to_items, to_bias = self._gradients
+        if self._rule.loss == "bpr":
+            train_pairs(
+                self.users,
+                self.items,
+                self.bias,
+                prepared.user_rows,
+                examples,
+                schedule.batch_indptr,
+                config.finetune_learning_rate,
+                config.reg,
+                to_users,
+                to_items,
+                to_bias,
+            )
+        else:
+            train_points(
+                self.users,
+                self.items,
+                prepared.user_rows,
+                examples,
+                schedule.batch_indptr,
+                config.finetune_learning_rate,
+                config.reg,
+                to_users,
+                to_items,
+            )
 
     def undo(self) -> None:
         """Return to the clean state."""
-        rows = self._rows[: self._n_rows]
-        self.items[rows] = self._clean.items[rows]
-        self.bias[rows] = self._clean.bias[rows]
-        self.is_touched[rows] = False
-        self._places[rows] = -1
+        moved = self._moved[: self._n_moved]
+        self.items[moved] = self._clean.items[moved]
+        self.bias[moved] = self._clean.bias[moved]
+        self.item_places[moved] = -1

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import counter_words
 from recattack_gym.victims.factors import Factors
-from recattack_gym.victims.kernels import adam_rows, compiled, draw_below, stream_key
+from recattack_gym.victims.kernels import compiled, draw_below, stream_key
 from recattack_gym.victims.schedule import MAX_TRIES
 
 _FINE = 1 << 20
@@ -232,39 +232,62 @@ def _pmf_epoch(
 
 
 @compiled
-def number_rows(
-    ids: NDArray[np.int32],
-    batch_indptr: NDArray[np.int64],
-    places: NDArray[np.int32],
-    rows: NDArray[np.int32],
-    local: NDArray[np.int32],
-    n_active: NDArray[np.int64],
-) -> int:
-    """Number rows by first use, so that the rows that have moved are a prefix.
+def take_popular(
+    clicks: NDArray[np.int32],
+    popular: NDArray[np.int32],
+    profile: NDArray[np.int64],
+    examples: NDArray[np.int32],
+) -> None:
+    """Replace first negatives by popular ones, where the user has not clicked them.
+
+    Args:
+        clicks: Of the schedule, shape `(S,)`.
+        popular: Of `popular_negatives`, shape `(S,)`.
+        profile: Shape `(N, T)`.
+        examples: Changed, shape `(S, 1 + n_negatives)`.
+    """
+    profile_size = profile.shape[1]
+    for s in range(len(clicks)):
+        item = popular[s]
+        if item < 0:
+            continue
+        is_own = False
+        if clicks[s] >= 0:
+            own = profile[clicks[s] // profile_size]
+            for t in range(profile_size):
+                is_own = is_own or own[t] == item
+        if not is_own:
+            examples[s, 1] = item
+
+
+@compiled
+def number_rows(ids: NDArray[np.int32], places: NDArray[np.int32], rows: NDArray[np.int32]) -> int:
+    """List the rows that are used, each once, in the order of first use.
 
     Args:
         ids: Shape `(S, w)`: the rows that each example uses.
-        batch_indptr: Shape `(n_batches + 1,)`.
-        places: Shape `(n_rows_of_table,)`, -1 on entry; the number of each row that is used.
-        rows: Written: the id of each number.
-        local: Written, shape `(S, w)`: numbers in place of ids.
-        n_active: Written, shape `(n_batches,)`: rows used up to and including each batch.
+        places: Shape `(n_rows_of_table,)`; where -1, set to the row's place in `rows` if it is used.
+        rows: Written: the used rows.
 
     Returns:
         How many rows are used.
     """
     n = 0
-    for batch in range(len(n_active)):
-        for s in range(batch_indptr[batch], batch_indptr[batch + 1]):
-            for j in range(ids.shape[1]):
-                row = ids[s, j]
-                if places[row] < 0:
-                    places[row] = n
-                    rows[n] = row
-                    n += 1
-                local[s, j] = places[row]
-        n_active[batch] = n
+    for s in range(ids.shape[0]):
+        for j in range(ids.shape[1]):
+            row = ids[s, j]
+            if places[row] < 0:
+                places[row] = n
+                rows[n] = row
+                n += 1
     return n
+
+
+@compiled
+def _descend(row: NDArray[np.float32], gradient: NDArray[np.float32], rate: np.float32) -> None:
+    for x in range(len(row)):
+        row[x] -= rate * gradient[x]
+        gradient[x] = np.float32(0.0)
 
 
 @compiled
@@ -272,111 +295,96 @@ def train_pairs(
     users: NDArray[np.float32],
     items: NDArray[np.float32],
     bias: NDArray[np.float32],
-    local_users: NDArray[np.int32],
-    local_items: NDArray[np.int32],
+    user_rows: NDArray[np.int32],
+    item_rows: NDArray[np.int32],
     batch_indptr: NDArray[np.int64],
-    n_active_users: NDArray[np.int64],
-    n_active_items: NDArray[np.int64],
-    rate: float,
+    learning_rate: float,
     reg: float,
-    user_adam: NDArray[np.float32],
-    item_adam: NDArray[np.float32],
-    bias_adam: NDArray[np.float32],
+    user_gradient: NDArray[np.float32],
+    item_gradient: NDArray[np.float32],
+    bias_gradient: NDArray[np.float32],
 ) -> None:
     """Minimise the BPR loss of `BPR._finetune`, batch by batch.
 
     Args:
-        users: Moving rows by number, shape `(n, d)`; changed, like the next two.
-        items: Shape `(n, d)`.
-        bias: Shape `(n,)`.
-        local_users: Shape `(S, 1)`.
-        local_items: Shape `(S, 2)`: click, negative.
+        users: Shape `(n, d)`; changed, like the next two.
+        items: Shape `(n_items, d)`.
+        bias: Shape `(n_items,)`.
+        user_rows: Shape `(S,)`: the row of each example's user.
+        item_rows: Shape `(S, 2)`: click, negative.
         batch_indptr: Shape `(n_batches + 1,)`.
-        n_active_users: Shape `(n_batches,)`.
-        n_active_items: Shape `(n_batches,)`.
-        rate: Learning rate.
+        learning_rate: Step size.
         reg: L2 penalty.
-        user_adam: Gradient and two moments, zero on entry, shape `(3, n, d)`; the next likewise.
-        item_adam: Shape `(3, n, d)`.
-        bias_adam: Shape `(3, n)`.
+        user_gradient: Zero, shape of `users`; zero again afterwards, like the next two.
+        item_gradient: Shape of `items`.
+        bias_gradient: Shape of `bias`.
     """
     d = users.shape[1]
-    flat_users, flat_items = users.reshape(-1), items.reshape(-1)
-    flat_user_adam, flat_item_adam = user_adam.reshape(3, -1), item_adam.reshape(3, -1)
-    one = np.float32(1.0)
-    for batch in range(len(n_active_users)):
+    one, rate, shrink = np.float32(1.0), np.float32(learning_rate), np.float32(reg)
+    for batch in range(len(batch_indptr) - 1):
         start, end = batch_indptr[batch], batch_indptr[batch + 1]
-        share = np.float32(1.0 / (end - start))
-        shrink = np.float32(reg * share)
         for s in range(start, end):
-            user, item, other = local_users[s, 0], local_items[s, 0], local_items[s, 1]
+            user, item, other = user_rows[s], item_rows[s, 0], item_rows[s, 1]
             p, q, r = users[user], items[item], items[other]
             margin = bias[item] - bias[other]
             for x in range(d):
                 margin += p[x] * (q[x] - r[x])
-            pull = share / (one + np.exp(margin))
-            to_p, to_q, to_r = user_adam[0, user], item_adam[0, item], item_adam[0, other]
+            pull = one / (one + np.exp(margin))
+            to_p, to_q, to_r = user_gradient[user], item_gradient[item], item_gradient[other]
             for x in range(d):
                 to_p[x] += shrink * p[x] - pull * (q[x] - r[x])
             for x in range(d):
                 to_q[x] += shrink * q[x] - pull * p[x]
             for x in range(d):
                 to_r[x] += shrink * r[x] + pull * p[x]
-            bias_adam[0, item] += shrink * bias[item] - pull
-            bias_adam[0, other] += shrink * bias[other] + pull
-        a, g = flat_users, flat_user_adam
-        adam_rows(a, g[0], g[1], g[2], n_active_users[batch] * d, rate, batch + 1)
-        a, g = flat_items, flat_item_adam
-        adam_rows(a, g[0], g[1], g[2], n_active_items[batch] * d, rate, batch + 1)
-        a, g = bias, bias_adam
-        adam_rows(a, g[0], g[1], g[2], n_active_items[batch], rate, batch + 1)
+            bias_gradient[item] += shrink * bias[item] - pull
+            bias_gradient[other] += shrink * bias[other] + pull
+        for s in range(start, end):  # a row that comes again has no gradient left
+            _descend(users[user_rows[s]], user_gradient[user_rows[s]], rate)
+            for j in range(2):
+                item = item_rows[s, j]
+                _descend(items[item], item_gradient[item], rate)
+                bias[item] -= rate * bias_gradient[item]
+                bias_gradient[item] = np.float32(0.0)
 
 
 @compiled
 def train_points(
     users: NDArray[np.float32],
     items: NDArray[np.float32],
-    bias: NDArray[np.float32],  # noqa: ARG001  # PMF has no bias; one signature for both
-    local_users: NDArray[np.int32],
-    local_items: NDArray[np.int32],
+    user_rows: NDArray[np.int32],
+    item_rows: NDArray[np.int32],
     batch_indptr: NDArray[np.int64],
-    n_active_users: NDArray[np.int64],
-    n_active_items: NDArray[np.int64],
-    rate: float,
+    learning_rate: float,
     reg: float,
-    user_adam: NDArray[np.float32],
-    item_adam: NDArray[np.float32],
-    bias_adam: NDArray[np.float32],  # noqa: ARG001
+    user_gradient: NDArray[np.float32],
+    item_gradient: NDArray[np.float32],
 ) -> None:
     """Minimise the squared error of `PMF._finetune`; arguments as in `train_pairs`.
 
-    `local_items` has shape `(S, 1 + n_negatives)`; the bias stays as it is.
+    `item_rows` has shape `(S, 1 + n_negatives)`.
     """
     d = users.shape[1]
-    flat_users, flat_items = users.reshape(-1), items.reshape(-1)
-    flat_user_adam, flat_item_adam = user_adam.reshape(3, -1), item_adam.reshape(3, -1)
-    for batch in range(len(n_active_users)):
+    rate, shrink = np.float32(learning_rate), np.float32(reg)
+    for batch in range(len(batch_indptr) - 1):
         start, end = batch_indptr[batch], batch_indptr[batch + 1]
-        share = np.float32(1.0 / (end - start))
-        shrink = np.float32(reg * share)
         for s in range(start, end):
-            user = local_users[s, 0]
-            p, to_p = users[user], user_adam[0, user]
-            for j in range(local_items.shape[1]):
-                item = local_items[s, j]
-                q, to_q = items[item], item_adam[0, item]
+            user = user_rows[s]
+            p, to_p = users[user], user_gradient[user]
+            for j in range(item_rows.shape[1]):
+                item = item_rows[s, j]
+                q, to_q = items[item], item_gradient[item]
                 error = np.float32(1.0) if j == 0 else np.float32(0.0)
                 for x in range(d):
                     error -= p[x] * q[x]
-                pull = share * error
                 for x in range(d):
-                    to_p[x] += shrink * p[x] - pull * q[x]
+                    to_p[x] += shrink * p[x] - error * q[x]
                 for x in range(d):
-                    to_q[x] += shrink * q[x] - pull * p[x]
-        a, g = flat_users, flat_user_adam
-        adam_rows(a, g[0], g[1], g[2], n_active_users[batch] * d, rate, batch + 1)
-        a, g = flat_items, flat_item_adam
-        adam_rows(a, g[0], g[1], g[2], n_active_items[batch] * d, rate, batch + 1)
+                    to_q[x] += shrink * q[x] - error * p[x]
+        for s in range(start, end):  # a row that comes again has no gradient left
+            _descend(users[user_rows[s]], user_gradient[user_rows[s]], rate)
+            for j in range(item_rows.shape[1]):
+                _descend(items[item_rows[s, j]], item_gradient[item_rows[s, j]], rate)
 
 
 @compiled
@@ -445,7 +453,7 @@ def count_lists(
     user_places: NDArray[np.int32],
     items: NDArray[np.float32],
     bias: NDArray[np.float32],
-    is_touched: NDArray[np.bool_],
+    item_places: NDArray[np.int32],
     item_ids: NDArray[np.int32],
     clean_scores: NDArray[np.float32],
     is_complete: NDArray[np.bool_],
@@ -465,7 +473,7 @@ def count_lists(
         user_places: Shape `(>= U,)`: row in `moved_users`, or -1.
         items: After fine-tuning, shape `(n_items, d)`.
         bias: Shape `(n_items,)`.
-        is_touched: Shape `(n_items,)`: whether fine-tuning moved the item.
+        item_places: Shape `(n_items,)`: -1 where fine-tuning has not moved the item.
         item_ids: Candidates in clean order, shape `(U, L)`; -1 behind a list's end.
         clean_scores: Shape `(U, L)`.
         is_complete: Shape `(U,)`: whether the list has every candidate.
@@ -501,7 +509,7 @@ def count_lists(
             if item < 0:
                 break
             score = clean_scores[user, c]
-            if place >= 0 or is_touched[item]:
+            if place >= 0 or item_places[item] >= 0:
                 score = _score(p, items, bias, item)
             scores[c] = score
             n_listed += 1

@@ -22,7 +22,7 @@ class PMFConfig(GradientConfig):
     """Passes over the log in clean training and in `retrain="full"`."""
     learning_rate: float = 0.02
     """Step size of stochastic gradient descent in clean training."""
-    reg: float = 0.01
+    reg: float = 0.015
     """L2 penalty on the rows of each example (the paper's lambda_U and lambda_V)."""
     n_negatives: int = 4
     """Zeros per click, drawn from what the user has not clicked."""
@@ -43,7 +43,7 @@ class PMF(Victim):
 
     Differs from the paper: clicks instead of ratings, so r is 1 for a click and 0 for items drawn from
     those that the user has not clicked; scores are not passed through a logistic function (equation
-    5 there, which keeps ratings in range); fine-tuning uses minibatches and Adam.
+    5 there, which keeps ratings in range); fine-tuning uses minibatches (summed gradients).
     """
 
     name = "PMF"
@@ -102,13 +102,13 @@ class PMF(Victim):
             torch.as_tensor(array, device=self.device).requires_grad_()
             for array in (self._factors.users, self._factors.items)
         )
-        optimiser = torch.optim.Adam([users, items], lr=config.finetune_learning_rate)
+        optimiser = torch.optim.SGD([users, items], lr=config.finetune_learning_rate)
         for start, end in zip(schedule.batch_indptr[:-1], schedule.batch_indptr[1:], strict=True):
             p = users[all_users[start:end]][:, None, :]  # (B, 1, d)
             q = items[all_items[start:end]]  # (B, 1 + n_negatives, d)
             error = clicked - (p * q).sum(dim=2)
             norms = (p**2).sum(dim=2) + (q**2).sum(dim=2)
-            loss = 0.5 * (error**2 + config.reg * norms).sum(dim=1).mean()
+            loss = 0.5 * (error**2 + config.reg * norms).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
             optimiser.step()
@@ -129,6 +129,7 @@ class PMF(Victim):
             loss="pmf",
             config=self.config,
             n_negatives=self.config.n_negatives,
+            popular_negatives=0.0,
             n_genuine_negatives=self._n_genuine_negatives,
             initial_scale=self.config.initial_scale,
         )
