@@ -67,8 +67,11 @@ class GRU4RecConfig(GradientConfig):
     """L2 penalty on the vectors of a batch's clicks."""
     finetune_epochs: int = 5
     """Passes over the fake sessions in `retrain="finetune"`."""
-    finetune_learning_rate: float = 3e-3
-    """Step size of fine-tuning (a fresh Adam, since a reloaded ranker has no optimiser state)."""
+    finetune_learning_rate: float = 0.03
+    """Step size of fine-tuning, few and large steps.
+
+    Among recipes of this cost, best agreement with full retraining over varied attacks on Steam.
+    """
     finetune_replay: float = 1.0
     """Genuine clicks mixed in per fake click in every epoch, as whole sessions."""
     finetune_batch_size: int = 64
