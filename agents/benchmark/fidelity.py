@@ -22,6 +22,7 @@ from agents.heuristic import ATTACKERS
 from recattack_gym._version import __version__
 from recattack_gym.core import Knowledge, UnknownNameError
 from recattack_gym.core.checks import as_count
+from recattack_gym.datasets import Dataset
 from recattack_gym.simulator import PlatformSimulator, PlatformView
 from recattack_gym.victims import VICTIMS
 
@@ -53,12 +54,14 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     for name in args.victims:
         if name not in VICTIMS:
             raise UnknownNameError("victim", name, VICTIMS)
+    dataset = dataset_or_synthetic(args.dataset, args.protocol)
     pieces = [
         {
-            "piece": f"{args.dataset}-{victim}-{kind}-{number}",
+            "piece": f"{dataset.name}-{victim}-{kind}-{number}",
             "version": __version__,
             "dataset": args.dataset,
             "protocol": args.protocol,
+            "log": dataset.log.content_hash,
             "victim": victim,
             "config": asdict(VICTIMS[victim]().config),
             "seed": args.seed,
@@ -73,10 +76,11 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     open_pieces = [piece for piece in pieces if store.get(piece) is None]
     _finish(open_pieces, store, args.jobs)
     done = {str(piece["piece"]): _required(store, piece) for piece in pieces}
-    victims = {name: _summary(name, args, done) for name in args.victims}
+    victims = {name: _summary(f"{dataset.name}-{name}", args, done) for name in args.victims}
     return {
-        "table": "\n\n".join((_agreement_table(victims), _heuristics_table(args.dataset, victims))),
-        "dataset": args.dataset,
+        "table": "\n\n".join((_agreement_table(victims), _heuristics_table(dataset, victims))),
+        "dataset": dataset.name,
+        "protocol": dataset.protocol,
         "victims": victims,
         "spearman": {name: result["spearman"] for name, result in victims.items()},
     }
@@ -159,18 +163,15 @@ def _required(store: ResultStore, piece: Mapping[str, object]) -> dict[str, obje
 
 
 def _summary(
-    victim: str, args: argparse.Namespace, done: Mapping[str, Mapping[str, object]]
+    pieces: str, args: argparse.Namespace, done: Mapping[str, Mapping[str, object]]
 ) -> dict[str, object]:
-    varied = [done[f"{args.dataset}-{victim}-varied-{n}"] for n in range(args.attacks)]
+    """Put the pieces of one victim together, whose names begin with `pieces`."""
+    varied = [done[f"{pieces}-varied-{n}"] for n in range(args.attacks)]
     finetune, full = (_column(varied, mode) for mode in ("finetune", "full"))
     low, high = _bootstrap_interval(finetune, full, np.random.default_rng(args.seed))
     heuristics = {
         name: {
-            mode: float(
-                np.mean(
-                    [done[f"{args.dataset}-{victim}-{name}-{n}"][mode] for n in range(args.draws)]
-                )
-            )
+            mode: float(np.mean([done[f"{pieces}-{name}-{n}"][mode] for n in range(args.draws)]))
             for mode in ("finetune", "full")
         }
         for name in ATTACKERS
@@ -245,8 +246,10 @@ def _agreement_table(victims: Mapping[str, Mapping[str, object]]) -> str:
     return markdown_table(header, rows)
 
 
-def _heuristics_table(dataset: str, victims: Mapping[str, Mapping[str, object]]) -> str:
-    published = TABLE3_HEURISTICS.get(dataset, {})
+def _heuristics_table(dataset: Dataset, victims: Mapping[str, Mapping[str, object]]) -> str:
+    """Set the heuristics beside the paper's, which are about its own selection of users."""
+    is_papers = dataset.protocol == "poisonrec"
+    published = TABLE3_HEURISTICS.get(dataset.name, {}) if is_papers else {}
     header = ("victim", "attack", "finetune", "full", "paper")
     rows = []
     for victim, result in victims.items():

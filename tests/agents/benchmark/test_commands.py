@@ -1,13 +1,18 @@
 """Every benchmark command on something small: the numbers it prints are those it measured."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from agents.benchmark import cost, fidelity, quality, speed
 from recattack_gym.core import ArgumentError, UnknownNameError
+from recattack_gym.datasets import SyntheticConfig, generate
+
+TINY = SyntheticConfig(n_users=20, n_items=30, n_events=100)
 
 
 def arguments(command: ModuleType, *words: str) -> argparse.Namespace:
@@ -45,6 +50,39 @@ def test_fidelity_of_a_counting_victim_is_perfect_and_resumes(
 
     monkeypatch.setattr(fidelity, "_measure", measured_again)
     assert fidelity.run(args)["table"] == first["table"]
+
+
+def test_fidelity_measured_on_a_stand_in_is_not_taken_for_the_real_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = {seed: generate(TINY, np.random.default_rng(seed)) for seed in (0, 1)}
+    measured: list[object] = []
+
+    def measure(piece: object) -> dict[str, object]:
+        measured.append(piece)
+        keys = ("finetune", "full", "finetune_seconds", "full_seconds", "clean_rec_num")
+        return dict.fromkeys((*keys, "max_rec_num"), len(measured))
+
+    monkeypatch.setattr(fidelity, "_measure", measure)
+    words = ("--dataset", "steam", "--victims", "ItemPop", "--attacks", "2", "--draws", "1")
+    args = arguments(fidelity, *words, "--out", str(tmp_path))
+    for seed, n_measured in ((0, 6), (0, 6), (1, 12)):
+        monkeypatch.setattr(fidelity, "dataset_or_synthetic", lambda *_, log=logs[seed]: log)
+        assert fidelity.run(args)["dataset"] == logs[seed].name
+        assert len(measured) == n_measured
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "paper"),
+    [("steam", "poisonrec", "7"), ("steam", None, "-"), ("synthetic-steam", None, "-")],
+)
+def test_the_papers_numbers_stand_beside_its_own_users_only(
+    name: str, protocol: str | None, paper: str
+) -> None:
+    dataset = replace(generate(TINY, np.random.default_rng(0)), name=name, protocol=protocol)
+    victims = {"ItemPop": {"heuristics": {"random": {"finetune": 1.0, "full": 2.0}}}}
+    row = fidelity._heuristics_table(dataset, victims).splitlines()[-1]
+    assert row.split("|")[-2].strip() == paper
 
 
 def test_quality_reports_victims_beside_the_reference(
