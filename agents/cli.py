@@ -215,7 +215,7 @@ def _build_parser(argv: Sequence[str]) -> _Parser:
 
 
 def _add_training(command: Callable[..., _Parser]) -> None:
-    from agents.training import ACTIONS, ALGORITHMS, TrainingConfig
+    from agents.training import ALGORITHMS, POLICIES, TrainingConfig
 
     defaults = TrainingConfig()
     train = command(
@@ -241,10 +241,7 @@ def _add_training(command: Callable[..., _Parser]) -> None:
             f"--{name.replace('_', '-')}", type=int, default=default, help=f"{text} ({default})"
         )
     train.add_argument(
-        "--actions", default=defaults.actions, help=f"{' or '.join(ACTIONS)} ({defaults.actions})"
-    )
-    train.add_argument(
-        "--n-bands", type=int, help="groups besides the targets, with --actions groups"
+        "--policy", default=defaults.policy, help=f"{' or '.join(POLICIES)} ({defaults.policy})"
     )
     train.add_argument("--learning-rate", type=float, help="default: the algorithm's own")
     train.add_argument("--no-side-effects", action="store_true", help=NO_SIDE_EFFECTS)
@@ -412,8 +409,7 @@ def _train(args: argparse.Namespace) -> Report:
         env_id=qualified_id(args.env_id),
         env_options=environment_options(args),
         algo=args.algo,
-        actions=args.actions,
-        n_bands=args.n_bands,
+        policy=args.policy,
         total_steps=args.total_steps,
         n_envs=args.n_envs,
         seed=args.seed,

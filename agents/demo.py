@@ -35,14 +35,10 @@ class DemoConfig:
     """Attacks that the agent may try per seed."""
     n_envs: int = 8
     """Attacks between two updates."""
-    n_bands: int = 5
-    """Groups of items that the agent chooses from, besides the targets: bands of popularity."""
     learning_rate: float = 3e-2
     """Step size; large, because there are only `n_queries / n_envs` updates."""
     n_epochs: int = 8
     """Passes over each rollout, in one batch: few parameters, and one return per attack."""
-    embedding_size: int = 8
-    """Width of an item's embedding in the policy."""
     hidden_size: int = 32
     """Width of the policy's hidden layer."""
     n_fresh: int = 32
@@ -157,15 +153,12 @@ def _run_seed(
         TrainingConfig(
             env_id=ENV_ID,
             env_options=options,
-            actions="groups",
-            n_bands=config.n_bands,
             total_steps=config.n_queries * config.n_fake_users * config.profile_size,
             n_envs=config.n_envs,
             seed=seed,
             learning_rate=config.learning_rate,
             n_epochs=config.n_epochs,
             n_minibatches=1,
-            embedding_size=config.embedding_size,
             hidden_size=config.hidden_size,
         ),
         on_attacks=bar.update,

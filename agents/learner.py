@@ -7,29 +7,26 @@ that a run that was stopped and resumed gives, bit for bit, what an uninterrupte
 import io
 import json
 import logging
-import math
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
 
+from agents.popularity_policy import PopularityPolicy, item_features
 from agents.sb3 import ClickSequenceExtractor, make_sb3_vec_env
 from agents.training import LEARNERS_REWARD, TrainingConfig
 from recattack_gym.core import ArgumentError, ArtifactError, AttackBudget, StateError
 from recattack_gym.core.files import atomic_write
-from recattack_gym.envs.wrappers import GroupedVectorActions
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +83,6 @@ class Learner:
         self.budget: AttackBudget = self._env.get_attr("budget")[0]
         self._is_nuke = self._env.get_attr("goal")[0].direction == "nuke"
         self.model = _make_model(config, self._env, self.budget.n_clicks)
-        self._lean_to_targets()
         if resume:
             if checkpoint is None:
                 raise ArgumentError("resume needs a checkpoint, got None")
@@ -144,21 +140,6 @@ class Learner:
             self.progress.add(rec_num, clicks, is_nuke=self._is_nuke)
         if self._on_attacks is not None:
             self._on_attacks(len(rec_nums))
-
-    def _lean_to_targets(self) -> None:
-        """Let the untrained policy make `config.target_share` of its clicks on targets, on average."""
-        share = self.config.target_share
-        space = self._env.action_space
-        if isinstance(space, spaces.MultiDiscrete):
-            is_target = np.arange(space.nvec[0]) == 0  # group 0 holds the targets
-        else:
-            n_items = len(self._env.get_attr("item_popularity")[0])
-            is_target = np.isin(np.arange(n_items), self._env.get_attr("target_items")[0])
-        odds = share / (1.0 - share) * (~is_target).sum() / is_target.sum()
-        head = self.model.policy.action_net
-        if isinstance(head, nn.Linear):
-            with torch.no_grad():
-                head.bias[np.flatnonzero(is_target)] += math.log(odds)
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -275,22 +256,15 @@ class Randomness:
 
 def make_attack_envs(config: TrainingConfig, n_envs: int) -> VecEnv:
     """Return the environments of a run: the native vector environment behind SB3's interface."""
-    options = {**config.env_options, "reward": LEARNERS_REWARD}
-    wrapper = partial(GroupedVectorActions, n_bands=config.n_bands)
-    return make_sb3_vec_env(
-        config.env_id,
-        n_envs,
-        seed=config.seed,
-        monitor=False,
-        wrapper=wrapper if config.actions == "groups" else None,
-        **options,
-    )
+    options: dict[str, Any] = {**config.env_options, "reward": LEARNERS_REWARD}
+    return make_sb3_vec_env(config.env_id, n_envs, seed=config.seed, monitor=False, **options)
 
 
 def _make_model(config: TrainingConfig, env: VecEnv, n_clicks: int) -> OnPolicyAlgorithm:
     learning_rate = 1e-3 if config.learning_rate is None else config.learning_rate
+    policy, policy_kwargs = _make_policy(config, env)
     common: dict[str, Any] = {  # Any: arguments of many types
-        "policy": "MultiInputPolicy",
+        "policy": policy,
         "env": env,
         "learning_rate": learning_rate,
         "n_steps": n_clicks,
@@ -300,11 +274,7 @@ def _make_model(config: TrainingConfig, env: VecEnv, n_clicks: int) -> OnPolicyA
         "normalize_advantage": True,
         "seed": config.seed,
         "device": "cpu",
-        "policy_kwargs": {
-            "features_extractor_class": ClickSequenceExtractor,
-            "features_extractor_kwargs": {"embedding_size": config.embedding_size},
-            "net_arch": [config.hidden_size],
-        },
+        "policy_kwargs": policy_kwargs,
     }
     if config.algo == "a2c":
         return A2C(**common)
@@ -315,6 +285,26 @@ def _make_model(config: TrainingConfig, env: VecEnv, n_clicks: int) -> OnPolicyA
         n_epochs=config.n_epochs,
         clip_range=config.clip_range,
     )
+
+
+def _make_policy(
+    config: TrainingConfig, env: VecEnv
+) -> tuple[str | type[ActorCriticPolicy], dict[str, Any]]:
+    """Return the policy and its arguments, as Stable-Baselines3 takes them."""
+    net_arch = [config.hidden_size]
+    if config.policy == "embedding":
+        return "MultiInputPolicy", {
+            "features_extractor_class": ClickSequenceExtractor,
+            "features_extractor_kwargs": {"embedding_size": config.embedding_size},
+            "net_arch": net_arch,
+        }
+    table = item_features(env.get_attr("item_popularity")[0], env.get_attr("target_items")[0])
+    kwargs = {
+        "table": table,
+        "target_share": config.target_share,
+        "net_arch": {"pi": [], "vf": net_arch},  # the actor is linear: few parameters, few attacks
+    }
+    return PopularityPolicy, kwargs
 
 
 def _identity(config: TrainingConfig) -> dict[str, object]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 ALGORITHMS = ("ppo", "a2c")
 """Algorithms of Stable-Baselines3 that fit episodes of N * T clicks with one reward at the end."""
 
-Actions = Literal["items", "groups"]
-ACTIONS: tuple[Actions, ...] = ("items", "groups")
+PolicyName = Literal["popularity", "embedding"]
+POLICIES: tuple[PolicyName, ...] = ("popularity", "embedding")
 LEARNERS_REWARD = "normalized"
 """What learners are paid, so that step sizes do not depend on the platform's size."""
 
@@ -41,10 +41,8 @@ class TrainingConfig:
     """Arguments of the environment that differ from its defaults; plain JSON values."""
     algo: str = "ppo"
     """A name from `ALGORITHMS`."""
-    actions: Actions = "items"
-    """What an action is: an item of the catalogue, or a group of items and a place in it."""
-    n_bands: int | None = None
-    """With `actions="groups"`: bands of popularity; `None` makes about as many as a band has items."""
+    policy: PolicyName = "popularity"
+    """How the policy knows items: by what everybody sees, or by an embedding that it learns."""
     total_steps: int = 128_000
     """Clicks to train for, rounded up to whole rollouts: 320 attacks of 400 clicks."""
     n_envs: int = 16
@@ -64,18 +62,16 @@ class TrainingConfig:
     clip_range: float = 0.2
     """PPO's clip range; 0.2 as in Stable-Baselines3."""
     target_share: float = 0.5
-    """Share of clicks on targets that the untrained policy makes; PoisonRec's tree starts with a half."""
+    """With `policy="popularity"`: share of clicks on targets before training; PoisonRec's tree has 0.5."""
     embedding_size: int = 32
-    """Width of an item's embedding in the policy."""
+    """With `policy="embedding"`: width of an item's embedding."""
     hidden_size: int = 64
     """Width of the policy's and the value function's hidden layer."""
 
     def __post_init__(self) -> None:
         if self.algo not in ALGORITHMS:
             raise UnknownNameError("algorithm", self.algo, ALGORITHMS)
-        as_choice("actions", self.actions, ACTIONS)
-        if self.n_bands is not None:
-            as_count("n_bands", self.n_bands)
+        as_choice("policy", self.policy, POLICIES)
         for name in (
             "total_steps",
             "n_envs",

@@ -187,7 +187,7 @@ def test_without_json_the_result_is_for_people(run: Runner) -> None:
         (("train", "BPR", "--algo", "pop"), "unknown algorithm 'pop'; did you mean 'ppo'"),
         (("train", "BPR", "--total-steps", "0"), "total_steps must be"),
         (("train", "BPR", "--learning-rate", "nan"), "learning_rate must be"),
-        (("train", "BPR", "--actions", "words"), "actions must be one of"),
+        (("train", "BPR", "--policy", "words"), "policy must be one of"),
         (("bench", "sped"), "did you mean 'speed'"),
         (("demo", "--seeds", "-3"), "seeds must be"),
         (("demo", "--queries", "0"), "n_queries must be"),

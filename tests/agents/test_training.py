@@ -94,11 +94,11 @@ def run_until(learner: Learner, n_attacks: int) -> None:
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
-@pytest.mark.parametrize("actions", ["items", "groups"])
+@pytest.mark.parametrize("policy", ["popularity", "embedding"])
 def test_a_killed_run_that_is_resumed_equals_an_uninterrupted_one(
-    algo: str, actions: str, tmp_path: Path
+    algo: str, policy: str, tmp_path: Path
 ) -> None:
-    config = make_config(algo=algo, actions=actions, seed=3)
+    config = make_config(algo=algo, policy=policy, seed=3)
     whole = Learner(config)
     whole.run()
     run_until(Learner(config, tmp_path / "checkpoint.zip"), n_attacks=6)
@@ -181,14 +181,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_untrained_policy_makes_the_asked_share_of_clicks_on_targets() -> None:
-    for actions in ("items", "groups"):
-        config = make_config(actions=actions, target_share=0.3)
-        _, profiles = Learner(config).sample(60)
-        share = float((profiles >= 500).mean())
-        assert abs(share - 0.3) < 0.12, actions
-
-
 def test_a_nuke_keeps_the_smallest_rec_num_as_its_best() -> None:
     progress = Progress()
     for rec_num in (5, 3, 4):
@@ -226,14 +218,10 @@ def test_the_default_folder_says_what_was_trained() -> None:
 def test_an_agent_learns_to_beat_the_policy_that_it_started_as() -> None:
     config = make_config(
         env_options={"n_fake_users": 5, "profile_size": 8, "targets": 1, "n_candidates": 30},
-        actions="groups",
-        n_bands=3,
         n_envs=8,
-        total_steps=40 * 8 * 40,
-        learning_rate=2e-2,
+        total_steps=20 * 8 * 40,
+        learning_rate=5e-2,
         n_epochs=8,
-        embedding_size=8,
-        hidden_size=32,
     )
     learner = Learner(config)
     before = learner.sample(32)[0].mean()
