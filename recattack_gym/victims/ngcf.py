@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recattack_gym.core.checks import as_count
+from recattack_gym.core.checks import as_count, as_real
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.core.random import counter_normal
+from recattack_gym.core.random import counter_normal, draw_seed
 from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim, state_array
+from recattack_gym.victims.bpr import BPRConfig
+from recattack_gym.victims.factors import Factors
 from recattack_gym.victims.graph import InteractionGraph
 from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.schedule import INITIAL, MAX_TRIES, UpdateSchedule, make_schedule
@@ -21,8 +23,21 @@ from recattack_gym.victims.schedule import INITIAL, MAX_TRIES, UpdateSchedule, m
 if TYPE_CHECKING:
     import torch
 
-Examples = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""User ids, item ids and negative item ids, each `(S,)`, and the bounds of the batches."""
+
+class Examples(NamedTuple):
+    """What to train on; batch `b` is `batch_indptr[b]:batch_indptr[b + 1]`."""
+
+    users: NDArray[np.int64]
+    """Shape `(S,)`."""
+    items: NDArray[np.int64]
+    """Clicked items, shape `(S,)`."""
+    negatives: NDArray[np.int64]
+    """Items that were not clicked, shape `(S,)`."""
+    batch_indptr: NDArray[np.int64]
+    """Shape `(n_batches + 1,)`."""
+    learning_rate: float
+    """Step size of these batches."""
+
 
 SLOPE = 0.2
 """Of LeakyReLU below zero."""
@@ -39,14 +54,18 @@ class NGCFConfig(GradientConfig):
     """Rounds of propagation."""
     initial_scale: float = 0.1
     """Standard deviation of the initial embeddings."""
-    epochs: int = 100
-    """Passes over the log in clean training and in `retrain="full"`."""
+    warm_start_epochs: int = 60
+    """Passes of BPR, with its own default settings, that layer 0 starts from; 0 for a random start."""
+    epochs: int = 12
+    """Passes over the log in clean training and in `retrain="full"`, after the warm start."""
     learning_rate: float = 5e-3
-    """Step size of clean training."""
-    reg: float = 1e-3
+    """Step size of clean training in its first epoch; it falls linearly towards zero."""
+    reg: float = 5e-3
     """L2 penalty on the layer-0 embeddings of each example's user, item and negative."""
     batch_size: int = 8192
     """Examples per gradient step of clean training; each step propagates over the whole graph."""
+    popular_negatives: float = 0.1
+    """Share of the negatives of clean training that are drawn by popularity instead of uniformly."""
     finetune_epochs: int = 5
     """Passes over the fake clicks in `retrain="finetune"`."""
     finetune_learning_rate: float = 3e-3
@@ -57,6 +76,9 @@ class NGCFConfig(GradientConfig):
     def __post_init__(self) -> None:
         GradientConfig.__post_init__(self)
         as_count("n_layers", self.n_layers)
+        as_count("warm_start_epochs", self.warm_start_epochs, at_least=0)
+        as_real("initial_scale", self.initial_scale, above=0.0)
+        as_real("popular_negatives", self.popular_negatives, at_least=0.0, at_most=1.0)
 
 
 class NGCF(Victim):
@@ -69,8 +91,11 @@ class NGCF(Victim):
     clicks and propagates over a graph with the fake edges.
 
     Differs from the paper: layers 1 to L are divided by their L2 norm before concatenation, as in the
-    authors' code; no node or message dropout; one bias per layer; the L2 penalty covers the embeddings
-    of layer 0 and not the weights.
+    authors' code. Layer 0 starts from BPR with an item bias (the bias is one coordinate of the item,
+    times a coordinate of the user that starts at 1), where the paper starts from Xavier's distribution
+    and the code offers to start from BPR's embeddings; from a random start it takes some ten times as
+    many steps to get there. No node or message dropout; one bias per layer; the L2 penalty covers
+    layer 0 and not the weights; a falling learning rate; some negatives are drawn by popularity.
     """
 
     name = "NGCF"
@@ -80,28 +105,69 @@ class NGCF(Victim):
 
     def _fit(self, log: Interactions, rng: np.random.Generator) -> None:
         config, size = self.config, self.config.embedding_size
-        self._embeddings = _draw(rng, log.n_items + log.n_users, size, config.initial_scale)
+        self._embeddings = self._first_embeddings(log, rng)
         bound = np.sqrt(6.0 / (2 * size))
         shape = (config.n_layers, 2 * size, size)
         self._weights = rng.uniform(-bound, bound, shape).astype(np.float32)
         self._biases = np.zeros((config.n_layers, size), dtype=np.float32)
-        epochs = (
-            _shuffled_epoch(log, rng, config.batch_size, self._n_genuine_negatives)
-            for _ in range(config.epochs)
-        )
+        parts = (self._shuffled_epoch(log, rng, epoch) for epoch in range(config.epochs))
         if self.device == "cpu":
-            self._train_compiled(epochs, config.learning_rate)
+            self._train_compiled(parts)
         else:
-            self._train(epochs, config.learning_rate)
+            self._train(parts)
+
+    def _first_embeddings(self, log: Interactions, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Train BPR and fold its item bias into one more dimension; shape `(n_nodes, d)`."""
+        from recattack_gym.victims.mf_kernel import fit_bpr
+
+        config, bpr = self.config, BPRConfig()
+        seed = draw_seed(rng)
+        factors = Factors.draw(log, config.embedding_size - 1, config.initial_scale, rng)
+        fit_bpr(
+            factors,
+            log,
+            n_negative_items=self._n_genuine_negatives,
+            popular_negatives=bpr.popular_negatives,
+            epochs=config.warm_start_epochs,
+            learning_rate=bpr.learning_rate,
+            reg=bpr.reg,
+            seed=seed,
+        )
+        items = np.column_stack([factors.items, factors.bias])
+        return np.concatenate([items, _with_one(factors.users)])
+
+    def _shuffled_epoch(self, log: Interactions, rng: np.random.Generator, epoch: int) -> Examples:
+        """Return every event once, each with an item that its user has not seen."""
+        config, n = self.config, len(log)
+        order = rng.permutation(n)
+        users, items = log.user_ids[order], log.item_ids[order]
+        negatives = np.zeros(n, dtype=np.int64)
+        again = np.arange(n)
+        for _ in range(MAX_TRIES):
+            popular = log.item_ids[rng.integers(n, size=len(again))]
+            uniform = rng.integers(self._n_genuine_negatives, size=len(again))
+            is_popular = rng.random(len(again)) < config.popular_negatives
+            negatives[again] = np.where(is_popular, popular, uniform)
+            again = again[log.has(users[again], negatives[again])]
+            if len(again) == 0:
+                break
+        indptr = np.append(np.arange(0, n, config.batch_size), n)
+        rate = config.learning_rate * (1.0 - epoch / config.epochs)
+        return Examples(users, items, negatives, indptr, rate)
 
     def _finetune(self, log: Interactions, profile: NDArray[np.int64], seed: int) -> None:
         schedule = self._schedule(log, (profile.shape[0], profile.shape[1]), seed)
-        fakes = counter_normal(seed, INITIAL, (len(profile), self.config.embedding_size))
-        fakes *= np.float32(self.config.initial_scale)
+        fakes = self._first_fakes(seed, len(profile))
         self._embeddings = np.concatenate([self._embeddings, fakes])
         users, items, negatives = schedule.examples(profile)
-        examples = (users, items, negatives[:, 0], schedule.batch_indptr)
-        self._train(iter([examples]), self.config.finetune_learning_rate)
+        rate = self.config.finetune_learning_rate
+        self._train(iter([Examples(users, items, negatives[:, 0], schedule.batch_indptr, rate)]))
+
+    def _first_fakes(self, seed: int, n_fake_users: int) -> NDArray[np.float32]:
+        """Return fake users' untrained embeddings, which depend on the seed alone; shape `(N, d)`."""
+        config = self.config
+        rows = counter_normal(seed, INITIAL, (n_fake_users, config.embedding_size - 1))
+        return _with_one(rows * np.float32(config.initial_scale))
 
     @property
     def _n_genuine_negatives(self) -> int:
@@ -122,7 +188,7 @@ class NGCF(Victim):
             n_genuine_negatives=self._n_genuine_negatives,
         )
 
-    def _train(self, parts: Iterator[Examples], learning_rate: float) -> None:
+    def _train(self, parts: Iterator[Examples]) -> None:
         """Take one Adam step per batch on everything learnt, propagating over `self.log`'s graph."""
         import torch
         from torch.nn.functional import embedding, softplus
@@ -133,8 +199,9 @@ class NGCF(Victim):
             torch.tensor(array, device=self.device, requires_grad=True)
             for array in (self._embeddings, self._weights, self._biases)
         ]
-        optimiser = torch.optim.Adam(parameters, lr=learning_rate)
-        for users, items, negatives, indptr in parts:
+        optimiser = torch.optim.Adam(parameters)
+        for users, items, negatives, indptr, learning_rate in parts:
+            optimiser.param_groups[0]["lr"] = learning_rate
             nodes = torch.from_numpy(np.stack([users + n_items, items, negatives])).to(self.device)
             for start, end in pairwise(indptr.tolist()):
                 batch = nodes[:, start:end]
@@ -150,14 +217,14 @@ class NGCF(Victim):
         )
         self._final = None
 
-    def _train_compiled(self, parts: Iterator[Examples], learning_rate: float) -> None:
+    def _train_compiled(self, parts: Iterator[Examples]) -> None:
         """Do what `_train` does, on one core."""
         from recattack_gym.victims.ngcf_kernel import Parameters, Trainer
 
         parameters = Parameters(self._embeddings, self._weights, self._biases)
         trainer = Trainer(parameters, InteractionGraph.from_log(self.log), self.log.n_items)
         for examples in parts:
-            trainer.train(*examples, learning_rate=learning_rate, reg=self.config.reg)
+            trainer.train(*examples, reg=self.config.reg)
         self._final = None
 
     def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine | None:
@@ -172,9 +239,9 @@ class NGCF(Victim):
             InteractionGraph.from_log(log),
             make_contest(lists, self._score),
             partial(self._schedule, log),
+            self._first_fakes,
             learning_rate=config.finetune_learning_rate,
             reg=config.reg,
-            initial_scale=config.initial_scale,
         )
 
     def _propagated(self) -> NDArray[np.float32]:
@@ -286,21 +353,6 @@ def _adjacency(graph: InteractionGraph, device: str) -> "torch.Tensor":
         )
 
 
-def _draw(rng: np.random.Generator, n: int, size: int, scale: float) -> NDArray[np.float32]:
-    return rng.standard_normal((n, size), dtype=np.float32) * np.float32(scale)
-
-
-def _shuffled_epoch(
-    log: Interactions, rng: np.random.Generator, batch_size: int, below: int
-) -> Examples:
-    """Return every event once, each with an item in `[0, below)` that its user has not seen."""
-    order = rng.permutation(len(log))
-    users, items = log.user_ids[order], log.item_ids[order]
-    negatives = rng.integers(below, size=len(log))
-    for _ in range(MAX_TRIES):
-        again = np.flatnonzero(log.has(users, negatives))
-        if len(again) == 0:
-            break
-        negatives[again] = rng.integers(below, size=len(again))
-    indptr = np.append(np.arange(0, len(log), batch_size), len(log))
-    return users, items, negatives, indptr
+def _with_one(users: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Append the coordinate that multiplies the items' bias."""
+    return np.column_stack([users, np.ones(len(users), dtype=np.float32)])

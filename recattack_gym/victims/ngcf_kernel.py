@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from recattack_gym.core.random import counter_normal
 from recattack_gym.victims.graph import InteractionGraph
 from recattack_gym.victims.graph_kernel import (
     Contest,
@@ -28,7 +27,7 @@ from recattack_gym.victims.graph_kernel import (
 )
 from recattack_gym.victims.kernels import adam_rows, compiled, fill_examples
 from recattack_gym.victims.parallel import n_threads, over_sets
-from recattack_gym.victims.schedule import INITIAL, UpdateSchedule
+from recattack_gym.victims.schedule import UpdateSchedule
 
 MakeSchedule = Callable[[tuple[int, int], int], UpdateSchedule]
 """Lays out the fine-tuning of profiles of shape `(N, T)` under a seed."""
@@ -145,8 +144,8 @@ class Trainer:
         items: NDArray[np.int64],
         negatives: NDArray[np.int64],
         batch_indptr: NDArray[np.int64],
-        *,
         learning_rate: float,
+        *,
         reg: float,
     ) -> None:
         """Take one Adam step per batch; see the kernel of the same name."""
@@ -185,9 +184,9 @@ class NGCFEngine:
         graph: The genuine graph.
         contest: The platform's lists.
         make_schedule: The examples to fine-tune on.
+        first_fakes: Gives, for a seed and N, fake users' first embeddings, shape `(N, d)`.
         learning_rate: Of fine-tuning.
         reg: L2 penalty on layer 0.
-        initial_scale: Standard deviation of fake users' first embeddings.
     """
 
     def __init__(
@@ -196,15 +195,14 @@ class NGCFEngine:
         graph: InteractionGraph,
         contest: Contest,
         make_schedule: MakeSchedule,
+        first_fakes: Callable[[int, int], NDArray[np.float32]],
         *,
         learning_rate: float,
         reg: float,
-        initial_scale: float,
     ) -> None:
         self._clean, self._graph, self._contest = clean, graph, contest
-        self._make_schedule = make_schedule
+        self._make_schedule, self._first_fakes = make_schedule, first_fakes
         self._learning_rate, self._reg = learning_rate, reg
-        self._initial_scale = np.float32(initial_scale)
         self._prepared: tuple[tuple[int, int, int], UpdateSchedule, NDArray[np.float32]] | None = (
             None
         )
@@ -260,8 +258,7 @@ class NGCFEngine:
     ) -> tuple[UpdateSchedule, NDArray[np.float32]]:
         key = (seed, n_fake_users, profile_size)
         if self._prepared is None or self._prepared[0] != key:
-            size = self._clean.embeddings.shape[1]
-            fakes = counter_normal(seed, INITIAL, (n_fake_users, size)) * self._initial_scale
+            fakes = self._first_fakes(seed, n_fake_users)
             schedule = self._make_schedule((n_fake_users, profile_size), seed)
             self._prepared = (key, schedule, fakes)
         return self._prepared[1:]

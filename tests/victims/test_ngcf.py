@@ -17,7 +17,7 @@ from recattack_gym.victims.graph_kernel import (
     make_contest,
     room_for_fakes,
 )
-from recattack_gym.victims.ngcf import propagate
+from recattack_gym.victims.ngcf import Examples, propagate
 from recattack_gym.victims.ngcf_kernel import Parameters, make_workspace, propagate_all, train
 
 N_NEW = 3
@@ -124,7 +124,7 @@ def test_compiled_training_equals_autograd(
     users, items = rng.integers(0, log.n_users, 11), rng.integers(0, n_items, 11)
     negatives = rng.integers(0, n_items, 11)
     bounds = np.array([0, 2, 3, 11])  # a batch so small that few nodes are needed, then larger ones
-    victim._train(iter([(users, items, negatives, bounds)]), 0.01)
+    victim._train(iter([Examples(users, items, negatives, bounds, 0.01)]))
     parameters = Parameters(*learnt)
     graph = graph_arrays(InteractionGraph.from_log(log))
     work = make_workspace(len(graph.scale), n_layers, size)
