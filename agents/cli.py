@@ -45,6 +45,7 @@ BENCHMARKS = {
     "quality": "HR@10 and NDCG@10 of the clean victims, against references",
     "fidelity": "agreement of fine-tuning with full retraining, and PoisonRec's Table III",
     "cost": "seconds per evaluated attack against users, items and batch size",
+    "peers": "one attack iteration in the unit in which other toolkits were measured",
 }
 """Benchmarks, each in `agents/benchmark/<name>.py`, imported when one is run."""
 
@@ -103,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return _fail(EXIT_UNEXPECTED, str(error))
+    except MemoryError as error:
+        return _fail(EXIT_UNEXPECTED, f"not enough memory for this: {error}")
     return EXIT_OK
 
 

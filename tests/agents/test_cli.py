@@ -225,6 +225,11 @@ def test_every_benchmark_explains_itself(name: str, run: Runner) -> None:
     assert f"recattack bench {name}" in out
 
 
+def test_every_benchmark_can_be_run_from_the_command_line() -> None:
+    modules = (ROOT / "agents" / "benchmark").glob("*.py")
+    assert {m.stem for m in modules if "def add_arguments" in m.read_text()} == set(cli.BENCHMARKS)
+
+
 def test_a_benchmark_prints_its_table_and_returns_the_rest(
     run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +258,14 @@ def test_a_file_that_cannot_be_written_is_no_stack_trace(run: Runner, tmp_path: 
     )
     assert (code, out) == (1, "")
     assert "taken" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_budget_beyond_the_memory_is_no_stack_trace(run: Runner) -> None:
+    budget = ("--n-fake-users", str(10**9), "--profile-size", str(10**6))
+    code, out, err = run.text("attack", "ItemPop", "--attacker", "random", *budget)
+    assert (code, out) == (1, "")
+    assert "not enough memory" in err
     assert len(err.splitlines()) == 1
 
 
