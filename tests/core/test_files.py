@@ -134,6 +134,27 @@ def test_every_flipped_byte_is_noticed_or_harmless(tmp_path: Path, *, compress: 
             np.testing.assert_array_equal(array, np.arange(40))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"(40,)", b"(20,)"),  # half an array is read without reaching the end's checksum
+        (b"<i8", b"<u8"),
+        (b"\x00\x00\x08\x00", b"\x00\x00\x0c\x00"),  # bzip2
+        (b"\x00\x00\x08\x00", b"\x00\x00\x0e\x00"),  # lzma
+    ],
+)
+def test_a_file_that_reads_well_but_differently_is_refused(
+    tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    path = tmp_path / "x.npz"
+    write_arrays(path, {"n": 1}, {"a": np.arange(40)}, compress=old.endswith(b"\x08\x00"))
+    whole = path.read_bytes()
+    assert old in whole
+    path.write_bytes(whole.replace(old, new))
+    with pytest.raises(ArtifactError, match=r"x\.npz is (a damaged|not a readable) test file"):
+        read_arrays(path, "test")
+
+
 def test_an_object_array_is_never_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, header=np.array([print], dtype=object))

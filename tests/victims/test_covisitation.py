@@ -146,10 +146,23 @@ def test_how_deep_the_catalogue_is_prepared_changes_nothing(
 ) -> None:
     victim = fitted(log)
     lists = make_lists(log, [44, 3, 0, 41], k=4, n_candidates=None)
-    profiles = varied_profiles(log.n_items, 25, 6, 6, seed=9)
-    expected = victim.engine(lists).exposure(profiles, 0)
+    # Clicking one item again and again lowers what it recommends and raises nothing.
+    lowering = np.random.default_rng(0).integers(0, 12, (25, 6, 1)).repeat(6, axis=2)
+    profiles = np.concatenate([varied_profiles(log.n_items, 25, 6, 6, seed=9), lowering])
+    expected = victim.engine(lists, backend="plain").exposure(profiles, 0)
     monkeypatch.setattr(covisitation_kernel, "CATALOGUE_DEPTH", depth)
     np.testing.assert_array_equal(victim.engine(lists).exposure(profiles, 0), expected)
+
+
+def test_a_share_is_rounded_down_exactly_for_any_count() -> None:
+    # The quotient of the first pair is so close below a whole number that float64 rounds it up.
+    pairs = [(364_017_146, 1_716_296)]
+    rng = np.random.default_rng(0)
+    for visits in (2.0 ** rng.uniform(0, 30, 2000)).astype(np.int64).tolist():
+        pairs.append((int(rng.integers(1, 2 * visits + 1)), visits))
+    for covisits, visits in pairs:
+        expected = (covisits << SHARE_BITS) // visits
+        assert int(covisitation_kernel._share(covisits, visits)) == expected
 
 
 def test_counts_beyond_exact_division_keep_the_engine_exact(

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from recattack_gym.core import ArgumentError
 from recattack_gym.victims.parallel import n_threads, over_sets
@@ -63,10 +63,12 @@ def test_blas_is_held_to_one_thread_only_meanwhile() -> None:
     def blas_threads() -> list[int]:
         return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
-    before, inside = blas_threads(), []
-    over_sets(1, lambda *_: inside.extend(blas_threads()))
-    assert set(inside) <= {1}
-    assert blas_threads() == before
+    inside: list[int] = []
+    with threadpool_limits(2, user_api="blas"):
+        over_sets(1, lambda *_: inside.extend(blas_threads()))
+        after = blas_threads()
+    assert set(inside) == {1}
+    assert set(after) == {2}
 
 
 def test_the_number_of_threads_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
