@@ -156,11 +156,10 @@ def test_how_deep_the_catalogue_is_prepared_changes_nothing(
 
 def test_a_share_is_rounded_down_exactly_for_any_count() -> None:
     # The quotient of the first pair is so close below a whole number that float64 rounds it up.
-    pairs = [(364_017_146, 1_716_296)]
     rng = np.random.default_rng(0)
-    for visits in (2.0 ** rng.uniform(0, 30, 2000)).astype(np.int64).tolist():
-        pairs.append((int(rng.integers(1, 2 * visits + 1)), visits))
-    for covisits, visits in pairs:
+    some = (2.0 ** rng.uniform(0, 30, 2000)).astype(np.int64).tolist()
+    random = [(int(rng.integers(1, 2 * visits + 1)), visits) for visits in some]
+    for covisits, visits in [(364_017_146, 1_716_296), *random]:
         expected = (covisits << SHARE_BITS) // visits
         assert int(covisitation_kernel._share(covisits, visits)) == expected
 
