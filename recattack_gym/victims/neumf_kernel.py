@@ -109,21 +109,31 @@ class Workspace(NamedTuple):
     gradient: Weights
     """Zero between steps, as far as it is not overwritten."""
     first: Weights
-    """Adam's first moment; zero before a run."""
+    """Adam's first moment; zero before a run, no rows for plain gradient descent."""
     second: Weights
-    """Adam's second moment; zero before a run."""
+    """Adam's second moment, likewise."""
     user_part: Part
     item_part: Part
     layers: Layers
 
 
-def make_workspace(weights: Weights, batch_size: int, n_negatives: int) -> Workspace:
-    """Allocate buffers for one thread and batches of at most `batch_size` clicks."""
+def make_workspace(
+    weights: Weights, batch_size: int, n_negatives: int, *, is_adam: bool
+) -> Workspace:
+    """Allocate buffers for one thread and batches of at most `batch_size` clicks.
+
+    Args:
+        weights: What is trained.
+        batch_size: Clicks.
+        n_negatives: Items per click.
+        is_adam: Whether there are moments; plain gradient descent has none.
+    """
     d, h2 = weights.layer2.shape
     h3 = len(weights.mlp_output)
+    gradient = Weights(*(np.zeros_like(array) for array in weights))
 
-    def zeros() -> Weights:
-        return Weights(*(np.zeros_like(array) for array in weights))
+    def moments() -> Weights:
+        return Weights(*(np.zeros_like(array if is_adam else array[:0]) for array in weights))
 
     def part(n_rows: int, n_used: int) -> Part:
         size = min(n_rows, n_used)
@@ -139,9 +149,9 @@ def make_workspace(weights: Weights, batch_size: int, n_negatives: int) -> Works
 
     chunk = max(CHUNK, 1 + n_negatives)
     return Workspace(
-        gradient=zeros(),
-        first=zeros(),
-        second=zeros(),
+        gradient=gradient,
+        first=moments(),
+        second=moments(),
         user_part=part(len(weights.users), batch_size),
         item_part=part(len(weights.items), batch_size * (1 + n_negatives)),
         layers=Layers(
@@ -196,7 +206,7 @@ def fit(
     with threadpool_limits(limits=1, user_api="blas"):
         for users, items, negatives in epochs:
             if work is None:
-                work = make_workspace(arrays, batch_size, negatives.shape[1])
+                work = make_workspace(arrays, batch_size, negatives.shape[1], is_adam=True)
                 work.user_part.is_touched[:] = True
                 work.item_part.is_touched[:] = True
             batches = np.append(np.arange(0, len(users), batch_size), len(users))
@@ -207,8 +217,6 @@ def fit(
                 items,
                 negatives,
                 batches,
-                len(arrays.users),
-                1.0,
                 reg,
                 learning_rate,
                 step,
@@ -230,8 +238,6 @@ class Update(NamedTuple):
     schedule: UpdateSchedule
     fake_rows: NDArray[np.float32]
     """Shape `(N, 2d)`: untrained rows of the fake users."""
-    genuine_weight: float
-    """Weight of a genuine user's examples."""
 
 
 class NeuMFEngine:
@@ -268,7 +274,7 @@ class NeuMFEngine:
     def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
         """See `ExposureEngine.exposure`."""
         n_sets, n_fake_users, profile_size = profiles.shape
-        schedule, fake_rows, genuine_weight = self._updates(n_fake_users, profile_size, seed)
+        schedule, fake_rows = self._updates(n_fake_users, profile_size, seed)
         start = self._clean._replace(users=np.concatenate([self._clean.users, fake_rows]))
         batch_size = int(np.diff(schedule.batch_indptr).max(initial=1))
         exposure = np.zeros((n_sets, len(self._targets)), dtype=np.int64)
@@ -276,7 +282,7 @@ class NeuMFEngine:
         def work(thread: int, sets: range) -> None:
             del thread  # each call has its own buffers
             weights = Weights(*(array.copy() for array in start))
-            space = make_workspace(weights, batch_size, schedule.negatives.shape[1])
+            space = make_workspace(weights, batch_size, schedule.negatives.shape[1], is_adam=False)
             items, negatives = (np.empty_like(x) for x in (schedule.item_ids, schedule.negatives))
             for m in sets:
                 fill_examples(
@@ -296,11 +302,9 @@ class NeuMFEngine:
                     items,
                     negatives,
                     schedule.batch_indptr,
-                    len(self._clean.users),
-                    genuine_weight,
                     self._reg,
                     self._learning_rate,
-                    0,
+                    -1,
                 )
                 _count(
                     weights,
@@ -321,17 +325,13 @@ class NeuMFEngine:
 def _undo(
     weights: Weights, start: Weights, work: Workspace, n_touched_users: int, n_touched_items: int
 ) -> None:
-    """Go back to the weights before poisoning and to zero moments."""
+    """Go back to the weights before poisoning."""
     for row in work.user_part.touched[:n_touched_users]:
         work.user_part.is_touched[row] = False
         weights.users[row] = start.users[row]
-        work.first.users[row] = np.float32(0.0)
-        work.second.users[row] = np.float32(0.0)
     for row in work.item_part.touched[:n_touched_items]:
         work.item_part.is_touched[row] = False
         weights.items[row] = start.items[row]
-        work.first.items[row] = np.float32(0.0)
-        work.second.items[row] = np.float32(0.0)
     weights.user_layer[:] = start.user_layer
     weights.item_layer[:] = start.item_layer
     weights.layer2[:] = start.layer2
@@ -342,17 +342,6 @@ def _undo(
     weights.gmf_output[:] = start.gmf_output
     weights.mlp_output[:] = start.mlp_output
     weights.output_bias[:] = start.output_bias
-    for moment in (work.first, work.second):
-        moment.user_layer[:] = np.float32(0.0)
-        moment.item_layer[:] = np.float32(0.0)
-        moment.layer2[:] = np.float32(0.0)
-        moment.layer3[:] = np.float32(0.0)
-        moment.bias1[:] = np.float32(0.0)
-        moment.bias2[:] = np.float32(0.0)
-        moment.bias3[:] = np.float32(0.0)
-        moment.gmf_output[:] = np.float32(0.0)
-        moment.mlp_output[:] = np.float32(0.0)
-        moment.output_bias[:] = np.float32(0.0)
 
 
 @compiled
@@ -498,13 +487,11 @@ def train(
     items: NDArray[np.int32],
     negatives: NDArray[np.int32],
     batches: NDArray[np.int64],
-    n_genuine: int,
-    genuine_weight: float,
     reg: float,
     learning_rate: float,
-    n_steps_before: int,
+    n_adam_steps: int,
 ) -> tuple[int, int]:
-    """Take one Adam step per batch of clicks, in place.
+    """Take one gradient step per batch of clicks, in place.
 
     Args:
         weights: Changed.
@@ -513,11 +500,10 @@ def train(
         items: Shape `(S,)`.
         negatives: Shape `(S, n_negatives)`.
         batches: Shape `(n_batches + 1,)`: bounds of the batches in `users`.
-        n_genuine: Users from here on are fake.
-        genuine_weight: Weight of a genuine user's examples; a fake user's have 1.
         reg: L2 penalty on the embeddings of each example.
-        learning_rate: Adam's.
-        n_steps_before: Adam steps taken in this run before this call.
+        learning_rate: Step size.
+        n_adam_steps: Adam steps on the mean loss that this run has taken before; negative for plain
+            gradient descent on the summed loss instead.
 
     Returns:
         How many users and items have been touched.
@@ -528,12 +514,12 @@ def train(
         n_touched_users += is_touched
     for is_touched in work.item_part.is_touched:
         n_touched_items += is_touched
+    is_adam = n_adam_steps >= 0
     per_chunk = max(CHUNK // (1 + n_negatives), 1)
     for b in range(len(batches) - 1):
         start, stop = batches[b], batches[b + 1]
-        n_users, n_items, total_weight = 0, 0, 0.0
+        n_users, n_items = 0, 0
         for s in range(start, stop):
-            total_weight += genuine_weight if users[s] < n_genuine else 1.0
             n_users = _gather(work.user_part, users[s], n_users)
             n_items = _gather(work.item_part, items[s], n_items)
             for n in range(n_negatives):
@@ -548,10 +534,8 @@ def train(
                 users[chunk:end],
                 items[chunk:end],
                 negatives[chunk:end],
-                n_genuine,
-                genuine_weight,
-                total_weight,
                 reg,
+                1.0 / ((stop - start) * (1 + n_negatives)) if is_adam else 1.0,
             )
         n_touched_users = _first_layer_gradient(
             weights.user_layer,
@@ -569,9 +553,17 @@ def train(
             n_items,
             n_touched_items,
         )
-        _adam(
-            weights, work, n_touched_users, n_touched_items, learning_rate, n_steps_before + b + 1
-        )
+        if is_adam:
+            _adam(
+                weights,
+                work,
+                n_touched_users,
+                n_touched_items,
+                learning_rate,
+                n_adam_steps + b + 1,
+            )
+        else:
+            _descend(weights, work, n_users, n_items, learning_rate)
     return n_touched_users, n_touched_items
 
 
@@ -655,10 +647,8 @@ def _chunk_gradient(
     users: NDArray[np.int32],
     items: NDArray[np.int32],
     negatives: NDArray[np.int32],
-    n_genuine: int,
-    genuine_weight: float,
-    total_weight: float,
     reg: float,
+    share: float,
 ) -> None:
     """Add the gradient of a few clicks and their negatives, up to the first layer's halves."""
     gradient, user_part, item_part = work.gradient, work.user_part, work.item_part
@@ -667,8 +657,7 @@ def _chunk_gradient(
     d, h2 = weights.layer2.shape
     h3 = len(weights.mlp_output)
     zero, one = np.float32(0.0), np.float32(1.0)
-    fake_share = np.float32(1.0 / (total_weight * width))
-    genuine_share = np.float32(genuine_weight / (total_weight * width))
+    each, decay = np.float32(share), np.float32(reg * share)
     hidden1, hidden2, hidden3 = (
         work.layers.hidden1[:n],
         work.layers.hidden2[:n],
@@ -696,16 +685,14 @@ def _chunk_gradient(
         error = one / (one + np.exp(-min(max(logit, -bound), bound)))
         if c == 0:
             error -= one
-        share = genuine_share if user < n_genuine else fake_share
-        error *= share
+        error *= each
         gradient.output_bias[0] += error
         p_gradient, q_gradient = gradient.users[user], gradient.items[item]
         for j in range(d):
             gradient.gmf_output[j] += error * p[j] * q[j]
             p_gradient[j] += error * weights.gmf_output[j] * q[j]
             q_gradient[j] += error * weights.gmf_output[j] * p[j]
-        if reg > 0.0:
-            decay = np.float32(reg) * share
+        if decay > zero:
             for j in range(2 * d):
                 p_gradient[j] += decay * p[j]
                 q_gradient[j] += decay * q[j]
@@ -781,3 +768,41 @@ def _adam(
         (weights.output_bias, gradient.output_bias, first.output_bias, second.output_bias),
     ):
         adam_rows(w, g, m, v, len(w), learning_rate, step)
+
+
+@compiled
+def _descend(
+    weights: Weights, work: Workspace, n_users: int, n_items: int, learning_rate: float
+) -> None:
+    """Take a step of plain gradient descent and clear the gradient."""
+    gradient = work.gradient
+    for row in work.user_part.rows[:n_users]:
+        _descend_array(weights.users[row], gradient.users[row], learning_rate)
+    for row in work.item_part.rows[:n_items]:
+        _descend_array(weights.items[row], gradient.items[row], learning_rate)
+    for w, g in (
+        (weights.user_layer, gradient.user_layer),
+        (weights.item_layer, gradient.item_layer),
+        (weights.layer2, gradient.layer2),
+        (weights.layer3, gradient.layer3),
+    ):
+        _descend_array(w.reshape(-1), g.reshape(-1), learning_rate)
+    for w, g in (
+        (weights.bias1, gradient.bias1),
+        (weights.bias2, gradient.bias2),
+        (weights.bias3, gradient.bias3),
+        (weights.gmf_output, gradient.gmf_output),
+        (weights.mlp_output, gradient.mlp_output),
+        (weights.output_bias, gradient.output_bias),
+    ):
+        _descend_array(w, g, learning_rate)
+
+
+@compiled
+def _descend_array(
+    weights: NDArray[np.float32], gradient: NDArray[np.float32], learning_rate: float
+) -> None:
+    rate = np.float32(learning_rate)
+    for x in range(len(weights)):
+        weights[x] -= rate * gradient[x]
+        gradient[x] = np.float32(0.0)

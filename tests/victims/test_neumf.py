@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from recattack_gym.core import ArgumentError, Interactions
 from recattack_gym.datasets import load
 from recattack_gym.victims import CandidateLists, NeuMF
-from recattack_gym.victims.neumf_kernel import clean_epochs
+from recattack_gym.victims.neumf_kernel import Weights, clean_epochs, make_workspace, train
 from recattack_gym.victims.schedule import make_schedule
 
 N_NEW = 3
-N_GENUINE = 30
 
 SMALL: dict[str, object] = {
     "embedding_size": 6,
@@ -52,20 +51,15 @@ def score_by_definition(state: dict[str, NDArray[np.float64]], user: int, item: 
 
 
 def loss_by_definition(
-    state: dict[str, NDArray[np.float64]],
-    examples: list[tuple[int, int, bool]],
-    genuine_weight: float,
-    reg: float,
+    state: dict[str, NDArray[np.float64]], examples: list[tuple[int, int, bool]], reg: float
 ) -> float:
-    """Weighted mean log loss over (user, item, clicked), with the L2 penalty of every example."""
-    total, total_weight = 0.0, 0.0
+    """Summed log loss over (user, item, clicked), with the L2 penalty of every example."""
+    total = 0.0
     for user, item, is_click in examples:
-        weight = genuine_weight if user < N_GENUINE else 1.0
         score = score_by_definition(state, user, item)
         norms = (state["users"][user] ** 2).sum() + (state["items"][item] ** 2).sum()
-        total += weight * (np.log1p(np.exp(-score if is_click else score)) + 0.5 * reg * norms)
-        total_weight += weight
-    return float(total / total_weight)
+        total += np.log1p(np.exp(-score if is_click else score)) + 0.5 * reg * norms
+    return float(total)
 
 
 def test_the_score_is_equation_12(small_log: Interactions) -> None:
@@ -76,57 +70,47 @@ def test_the_score_is_equation_12(small_log: Interactions) -> None:
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_finetuning_is_adam_on_the_log_loss(small_log: Interactions) -> None:
-    # A central difference of every weight that the first two batches use, then Adam as published.
+def test_finetuning_is_gradient_descent_on_the_summed_log_loss(small_log: Interactions) -> None:
     victim = fitted(small_log, finetune_epochs=1, finetune_batch_size=6)
     profile = np.array([[24, 3, 3], [5, 26, 1]])
-    log = small_log
     schedule = make_schedule(
-        log,
+        small_log,
         (2, 3),
         seed=9,
         epochs=1,
         replay=1.0,
         batch_size=6,
         n_negatives=2,
-        n_genuine_negatives=victim._n_genuine_negatives,
+        n_genuine_negatives=small_log.n_items,
     )
     users, items, negatives = schedule.examples(profile)
-    weight = len(log) / 6  # six clicks are replayed
     poisoned = victim.poisoned(profile, 9, "finetune")
     untrained = fitted(small_log, finetune_epochs=0).poisoned(profile, 9, "finetune")
-    state = {name: array.astype(np.float64) for name, array in victim.state.items()}
-    state["users"] = untrained.state["users"].astype(np.float64)
+    state = {name: array.astype(np.float64) for name, array in untrained.state.items()}
     assert state["users"].shape == (32, 12)
-    first = {name: np.zeros_like(array) for name, array in state.items()}
-    second = {name: np.zeros_like(array) for name, array in state.items()}
-    for step, (start, end) in enumerate(pairwise(schedule.batch_indptr), start=1):
+    assert len(schedule.batch_indptr) == 3
+    for start, end in pairwise(schedule.batch_indptr):
         examples = [
             (int(users[s]), int(item), c == 0)
             for s in range(start, end)
             for c, item in enumerate((items[s], *negatives[s]))
         ]
+        slopes = {name: np.zeros_like(array) for name, array in state.items()}
         for name, array in state.items():
-            slope = np.zeros_like(array)
-            used = {"users": 0, "items": 1}.get(name)
             for place in np.ndindex(array.shape):
+                used = {"users": 0, "items": 1}.get(name)
                 if used is not None and place[0] not in {e[used] for e in examples}:
                     continue
                 kept, sides = array[place], []
                 for shift in (1e-6, -1e-6):
                     array[place] = kept + shift
-                    sides.append(loss_by_definition(state, examples, weight, 0.01))
+                    sides.append(loss_by_definition(state, examples, 0.01))
                 array[place] = kept
-                slope[place] = (sides[0] - sides[1]) / 2e-6
-            slope[np.abs(slope) < 1e-8] = 0.0
-            first[name] = 0.9 * first[name] + 0.1 * slope
-            second[name] = 0.999 * second[name] + 0.001 * slope**2
+                slopes[name][place] = (sides[0] - sides[1]) / 2e-6
         for name in state:
-            m, v = first[name] / (1.0 - 0.9**step), second[name] / (1.0 - 0.999**step)
-            state[name] = state[name] - 0.02 * m / (np.sqrt(v) + 1e-8)
-    assert len(schedule.batch_indptr) == 3
+            state[name] -= 0.02 * slopes[name]
     for name, learnt in poisoned.state.items():
-        np.testing.assert_allclose(learnt, state[name], atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(learnt, state[name], atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("embedding_size", [1, 6])
@@ -142,6 +126,28 @@ def test_compiled_training_gives_the_parameters_of_the_plain_path(
     plain.fit(log, np.random.default_rng(0))
     for name, array in plain.state.items():
         np.testing.assert_allclose(compiled.state[name], array, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("reg", [0.0, 0.01])
+def test_compiled_gradient_descent_gives_the_parameters_of_the_plain_path(
+    small_log: Interactions, reg: float
+) -> None:
+    victim = fitted(small_log, reg=reg)
+    clean = victim.state
+    epochs = clean_epochs(small_log, 5, epochs=1, n_negatives=2, below=small_log.n_items)
+    users, items, negatives = next(epochs)
+    weights = Weights(**{name: clean[name].astype(np.float32) for name in Weights._fields})
+    space = make_workspace(weights, 10, 2, is_adam=False)
+    batches = np.append(np.arange(0, len(users), 10), len(users))
+    n_users, n_items = train(weights, space, users, items, negatives, batches, reg, 0.01, -1)
+    batched = ((users[a:b], items[a:b], negatives[a:b]) for a, b in pairwise(batches))
+    victim._train(batched, 0.01, is_adam=False)
+    for name, learnt in victim.state.items():
+        np.testing.assert_allclose(getattr(weights, name), learnt, atol=1e-5, err_msg=name)
+    moved = np.flatnonzero((victim.state["users"] != clean["users"]).any(axis=1))
+    assert set(moved) <= set(space.user_part.touched[:n_users].tolist())
+    moved = np.flatnonzero((victim.state["items"] != clean["items"]).any(axis=1))
+    assert set(moved) <= set(space.item_part.touched[:n_items].tolist())
 
 
 def test_an_epoch_has_every_click_once_with_negatives_that_its_user_has_not_seen(
