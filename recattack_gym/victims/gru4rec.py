@@ -76,7 +76,7 @@ class GRU4RecConfig(GradientConfig):
     """Genuine clicks mixed in per fake click in every epoch, as whole sessions."""
     finetune_batch_size: int = 64
     """Sessions per gradient step of fine-tuning."""
-    finetune_n_negatives: int = 256
+    finetune_n_negatives: int = 128
     """As `n_negatives`, in fine-tuning."""
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.errors import ArgumentError
-from recattack_gym.victims.kernels import adam_rows, compiled
+from recattack_gym.victims.kernels import adam_rows, check_finite, compiled
 from recattack_gym.victims.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists
 
@@ -653,6 +653,8 @@ class GRU4RecEngine:
             workspace = _make_workspace(self._clean, sessions)
             for m in sets:
                 touched = self._finetune(profiles[m], sessions, workspace)
+                now = workspace.current
+                check_finite(*now.recurrent, *(array[: len(touched)] for array in now.rows))
                 table.vectors[touched] = workspace.current.rows.vectors[: len(touched)]
                 table.bias[touched] = workspace.current.rows.bias[: len(touched)]
                 count_exposure(self._contest, workspace.current.recurrent, table, counts[m])
