@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 REFERENCE = "implicit BPR"
 REFERENCE_GRID = [
     {"learning_rate": rate, "regularization": reg, "iterations": iterations}
-    for rate in (0.01, 0.05)
-    for reg in (0.001, 0.01, 0.05)
-    for iterations in (50, 150)
+    for rate in (0.02, 0.05)
+    for reg in (0.01, 0.03, 0.1)
+    for iterations in (60, 150)
 ]
 """What the reference is tuned over, on the validation item; its defaults are 0.01, 0.01, 100."""
 
