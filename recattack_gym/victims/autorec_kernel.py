@@ -19,6 +19,7 @@ from recattack_gym.victims.kernels import (
     adam_rows,
     adam_touched,
     best_target,
+    check_finite,
     compiled,
     count_shown,
     is_better,
@@ -206,6 +207,7 @@ class AutoRecEngine:
             for m in sets:
                 rows = Rows(*self._seen, *_distinct(profiles[m]))
                 n_touched = _run(weights, space, rows, order, batches, objective)
+                check_finite(*weights)
                 _count(
                     weights,
                     rows,

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.linalg  # noqa: F401  # np.dot's BLAS, which can be held to one thread only once it is loaded
 from numpy.typing import NDArray
 
+from recattack_gym.core.errors import StateError
 from recattack_gym.victims.schedule import MAX_TRIES, NEGATIVE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,6 +34,24 @@ def compiled_exactly(function: F) -> F:
     """Compile with numba as `compiled` does, but keep IEEE arithmetic: for whole numbers and infinities."""
     decorate = numba.njit(nogil=True, cache=True, error_model="numpy")
     return cast(F, decorate(function))
+
+
+def check_finite(*parameters: NDArray[np.float32]) -> None:
+    """Refuse to count from what a diverged training left behind, as `Victim.score` does.
+
+    Compiled arithmetic takes every number for finite, so lists made from others would mean nothing.
+
+    Args:
+        parameters: What fine-tuning has changed, any shapes.
+
+    Raises:
+        StateError: If one of the numbers is not finite.
+    """
+    for array in parameters:
+        if not np.isfinite(array.sum(dtype=np.float64)):
+            raise StateError(
+                "fine-tuning diverged, a parameter is no finite number: lower finetune_learning_rate"
+            )
 
 
 @compiled

@@ -16,7 +16,7 @@ from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import counter_normal
 from recattack_gym.victims.base import GradientConfig
 from recattack_gym.victims.factors import Factors, popular_negatives
-from recattack_gym.victims.kernels import fill_examples
+from recattack_gym.victims.kernels import check_finite, fill_examples
 from recattack_gym.victims.mf_kernel import (
     count_lists,
     count_rows,
@@ -81,6 +81,7 @@ class FactorEngine:
             copy = _WorkingCopy(self._factors, prepared, self._rule)
             for m in sets:
                 copy.update(profiles[m])
+                check_finite(copy.users, copy.items, copy.bias)
                 self._count(copy, counts[m])
                 copy.undo()
 
@@ -118,6 +119,7 @@ class FactorEngine:
             copy.bias,
             copy.item_places,
             ranked.item_ids,
+            ranked.lengths,
             ranked.scores,
             ranked.is_complete,
             lists.target_items,
@@ -145,22 +147,26 @@ class FactorEngine:
 class _Ranked:
     """Candidates in the order of their clean scores."""
 
-    item_ids: NDArray[np.int32]  # (U, L), -1 behind a list's end
+    item_ids: NDArray[np.int32]  # (U, L)
+    lengths: NDArray[np.int64]  # (U,): places behind a list's end hold any item
     scores: NDArray[np.float32]  # (U, L), clean
     is_complete: NDArray[np.bool_]  # (U,): nothing is missing behind the end
 
 
 def _rank_clean(factors: Factors, lists: CandidateLists) -> _Ranked:
     n_users = lists.n_users
-    if lists.item_ids is not None:
-        item_ids, is_complete = lists.item_ids.astype(np.int32), np.ones(n_users, dtype=np.bool_)
+    if lists.item_ids is None:
+        item_ids, lengths, is_complete = _best_unseen(factors, lists)
     else:
-        item_ids, is_complete = _best_unseen(factors, lists)
+        item_ids = lists.item_ids.astype(np.int32)
+        lengths = np.full(n_users, item_ids.shape[1], dtype=np.int64)
+        is_complete = np.ones(n_users, dtype=np.bool_)
     scores = np.empty(item_ids.shape, dtype=np.float32)
-    score_lists(factors.users, factors.items, factors.bias, item_ids, scores)
+    score_lists(factors.users, factors.items, factors.bias, item_ids, lengths, scores)
     order = np.argsort(-scores, axis=1)
     return _Ranked(
         np.take_along_axis(item_ids, order, axis=1),
+        lengths,
         np.take_along_axis(scores, order, axis=1),
         is_complete,
     )
@@ -168,10 +174,11 @@ def _rank_clean(factors: Factors, lists: CandidateLists) -> _Ranked:
 
 def _best_unseen(
     factors: Factors, lists: CandidateLists
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
     n_items = len(factors.items)
-    length = min(lists.k + _PREFIX, n_items)
-    item_ids = np.empty((lists.n_users, length), dtype=np.int32)
+    width = min(lists.k + _PREFIX, n_items)
+    item_ids = np.empty((lists.n_users, width), dtype=np.int32)
+    lengths = np.empty(lists.n_users, dtype=np.int64)
     block = max(1, _BLOCK_CELLS // n_items)
     for start in range(0, lists.n_users, block):
         users = np.arange(start, min(start + block, lists.n_users))
@@ -179,12 +186,12 @@ def _best_unseen(
         blocked = seen_mask(lists.log, users)
         blocked[:, lists.target_items] = True
         loss[blocked] = np.inf
-        best = np.argpartition(loss, length - 1, axis=1)[:, :length]
-        is_blocked = np.take_along_axis(blocked, best, axis=1)
-        item_ids[users] = np.where(is_blocked, -1, best)
+        best = np.argpartition(loss, width - 1, axis=1)[:, :width]
+        best_loss = np.take_along_axis(loss, best, axis=1)
+        item_ids[users] = np.take_along_axis(best, np.argsort(best_loss, axis=1), axis=1)
+        lengths[users] = np.isfinite(best_loss).sum(axis=1)
     # a blocked item is among the best only if nothing else was left
-    is_complete = item_ids.min(axis=1) < 0
-    return item_ids, is_complete
+    return item_ids, lengths, lengths < width
 
 
 @dataclass(frozen=True, eq=False, slots=True)

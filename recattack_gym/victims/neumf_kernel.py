@@ -19,6 +19,7 @@ from recattack_gym.victims.kernels import (
     adam_rows,
     adam_touched,
     best_target,
+    check_finite,
     compiled,
     count_shown,
     draw_below,
@@ -306,6 +307,7 @@ class NeuMFEngine:
                     self._learning_rate,
                     -1,
                 )
+                check_finite(*weights)
                 _count(
                     weights,
                     space.layers,

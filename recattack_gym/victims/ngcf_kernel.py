@@ -25,7 +25,7 @@ from recattack_gym.victims.graph_kernel import (
     room_for_fakes,
     with_neighbours,
 )
-from recattack_gym.victims.kernels import adam_rows, compiled, fill_examples
+from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, fill_examples
 from recattack_gym.victims.parallel import n_threads, over_sets
 from recattack_gym.victims.schedule import UpdateSchedule
 
@@ -247,6 +247,7 @@ class NGCFEngine:
                     0,
                     own.work,
                 )
+                check_finite(*own.model)
                 propagate_all(own.model, own.graph, own.work)
                 count_exposure(own.work.final, n_items, self._contest, counts[m])
 
