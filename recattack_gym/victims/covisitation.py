@@ -42,7 +42,10 @@ class CoVisitation(Victim):
     `sqrt(w_j * w_c)`; PoisonRec (Song et al., ICDE 2020), which ranks candidates for a user,
     gives no formula. The share `w_jc / w_j` (the chance that `c` is next to a visit of `j`) was chosen
     on validation items: HR@10 on Steam 0.418 (cosine 0.408, product 0.130, raw counts 0.372,
-    ItemPop 0.101), on ML-1M 0.090 (0.087, 0.007, 0.075, 0.044). There is no popularity threshold.
+    ItemPop 0.101), on ML-1M 0.090 (0.087, 0.007, 0.075, 0.044). There is no popularity threshold. Raw
+    counts, not shares, order Table III's heuristics on Steam as printed there (Random, Middle, Popular,
+    ConsLOP: 278, 530, 1895, 4715 in the paper; 182, 752, 4283, 5962 with raw counts; 1551, 1851, 7329,
+    5943 with shares), but recommend worse.
     """
 
     name = "CoVisitation"
