@@ -12,6 +12,9 @@ from recattack_gym.victims.schedule import MAX_TRIES
 _FINE = 1 << 20
 """Resolution of shares."""
 
+_AT_ONCE = 16
+"""How many candidates are scored before looking whether a user is decided."""
+
 _VISITS, _NEGATIVES = 16, 1 << 20
 """First streams of clean training: the order of the events and their negatives, one per epoch each."""
 
@@ -388,18 +391,55 @@ def train_points(
 
 
 @compiled
-def _score(
-    p: NDArray[np.float32], items: NDArray[np.float32], bias: NDArray[np.float32], item: int
-) -> np.float32:
-    q = items[item]
-    total = np.float32(0.0)
-    if len(p) == 64:  # a known length is unrolled: 2.8 instead of 4.4 ns
-        for x in range(64):
-            total += p[x] * q[x]
+def _score_some(
+    p: NDArray[np.float32],
+    items: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    item_ids: NDArray[np.int32],
+    start: int,
+    end: int,
+    scores: NDArray[np.float32],
+) -> None:
+    """Write the scores of `item_ids[start:end]`; several per call, since a call costs ten products."""
+    if len(p) == 64:  # a known length is unrolled: 2.9 instead of 4.3 ns per score
+        for c in range(start, end):
+            q = items[item_ids[c]]
+            total = bias[item_ids[c]]
+            for x in range(64):
+                total += p[x] * q[x]
+            scores[c] = total
     else:
-        for x in range(len(p)):
-            total += p[x] * q[x]
-    return np.float32(total + bias[item])
+        for c in range(start, end):
+            q = items[item_ids[c]]
+            total = bias[item_ids[c]]
+            for x in range(len(p)):
+                total += p[x] * q[x]
+            scores[c] = total
+
+
+@compiled
+def _score_moved(
+    p: NDArray[np.float32],
+    items: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    item_ids: NDArray[np.int32],
+    item_places: NDArray[np.int32],
+    clean_scores: NDArray[np.float32],
+    start: int,
+    end: int,
+    scores: NDArray[np.float32],
+) -> None:
+    """Write scores as `_score_some` does, taking those of unmoved items from the clean ones."""
+    for c in range(start, end):
+        item = item_ids[c]
+        if item_places[item] < 0:
+            scores[c] = clean_scores[c]
+        else:
+            q = items[item]
+            total = bias[item]
+            for x in range(len(p)):
+                total += p[x] * q[x]
+            scores[c] = total
 
 
 @compiled
@@ -408,15 +448,13 @@ def score_lists(
     items: NDArray[np.float32],
     bias: NDArray[np.float32],
     item_ids: NDArray[np.int32],
+    lengths: NDArray[np.int64],
     scores: NDArray[np.float32],
 ) -> None:
-    """Write the score of each listed item `(U, L)`; minus infinity where there is none (-1)."""
+    """Write the score of each listed item `(U, L)`; minus infinity behind a list's end."""
     for user in range(len(item_ids)):
-        for c in range(item_ids.shape[1]):
-            item = item_ids[user, c]
-            scores[user, c] = (
-                _score(users[user], items, bias, item) if item >= 0 else np.float32(-np.inf)
-            )
+        _score_some(users[user], items, bias, item_ids[user], 0, lengths[user], scores[user])
+        scores[user, lengths[user] :] = np.float32(-np.inf)
 
 
 @compiled
@@ -426,24 +464,49 @@ def _is_above(score: np.float32, item: int, other_score: np.float32, other: int)
 
 
 @compiled
-def _insert_target(
-    score: np.float32,
-    slot: int,
-    n: int,
+def _sort_targets(
+    scores: NDArray[np.float32],
     target_items: NDArray[np.int64],
+    eligible: NDArray[np.bool_],
     slots: NDArray[np.int64],
-    target_scores: NDArray[np.float32],
-) -> None:
-    """Insert a target into the first `n` sorted ones."""
-    place = n
-    while place > 0 and _is_above(
-        score, target_items[slot], target_scores[place - 1], target_items[slots[place - 1]]
-    ):
-        slots[place] = slots[place - 1]
-        target_scores[place] = target_scores[place - 1]
-        place -= 1
-    slots[place] = slot
-    target_scores[place] = score
+    sorted_scores: NDArray[np.float32],
+) -> int:
+    """Sort the eligible targets by rank; write their slots and scores, return their number."""
+    n = 0
+    for slot in range(len(target_items)):
+        if not eligible[slot]:
+            continue
+        place = n
+        while place > 0 and _is_above(
+            scores[slot],
+            target_items[slot],
+            sorted_scores[place - 1],
+            target_items[slots[place - 1]],
+        ):
+            slots[place] = slots[place - 1]
+            sorted_scores[place] = sorted_scores[place - 1]
+            place -= 1
+        slots[place] = slot
+        sorted_scores[place] = scores[slot]
+        n += 1
+    return n
+
+
+@compiled
+def _count_above(
+    scores: NDArray[np.float32],
+    item_ids: NDArray[np.int32],
+    start: int,
+    end: int,
+    limit: np.float32,
+    target: int,
+) -> int:
+    """Count the items in `[start, end)` that rank above a target."""
+    n = 0
+    for c in range(start, end):
+        is_above = (scores[c] > limit) | ((scores[c] == limit) & (item_ids[c] < target))
+        n += int(is_above)
+    return n
 
 
 @compiled
@@ -455,6 +518,7 @@ def count_lists(
     bias: NDArray[np.float32],
     item_places: NDArray[np.int32],
     item_ids: NDArray[np.int32],
+    lengths: NDArray[np.int64],
     clean_scores: NDArray[np.float32],
     is_complete: NDArray[np.bool_],
     target_items: NDArray[np.int64],
@@ -474,7 +538,8 @@ def count_lists(
         items: After fine-tuning, shape `(n_items, d)`.
         bias: Shape `(n_items,)`.
         item_places: Shape `(n_items,)`: -1 where fine-tuning has not moved the item.
-        item_ids: Candidates in clean order, shape `(U, L)`; -1 behind a list's end.
+        item_ids: Candidates in clean order, shape `(U, L)`.
+        lengths: Shape `(U,)`: how many of them there are.
         clean_scores: Shape `(U, L)`.
         is_complete: Shape `(U,)`: whether the list has every candidate.
         target_items: Shape `(n_targets,)`.
@@ -486,37 +551,34 @@ def count_lists(
     Returns:
         How many users are undecided.
     """
-    n_targets, length = len(target_items), item_ids.shape[1]
-    slots = np.empty(n_targets, dtype=np.int64)
+    n_targets = len(target_items)
+    targets = target_items.astype(np.int32)
+    raw_scores = np.empty(n_targets, dtype=np.float32)
     target_scores = np.empty(n_targets, dtype=np.float32)
-    scores = np.empty(length, dtype=np.float32)
+    slots = np.empty(n_targets, dtype=np.int64)
+    scores = np.empty(item_ids.shape[1], dtype=np.float32)
+    most_moved = 2 * np.sum(item_places >= 0) > len(items)
     n_undecided = 0
     for user in range(len(item_ids)):
-        place = user_places[user]
+        place, length, own = user_places[user], lengths[user], item_ids[user]
         p = moved_users[place] if place >= 0 else clean_users[user]
-        n = 0
-        for slot in range(n_targets):
-            if eligible[user, slot]:
-                score = _score(p, items, bias, target_items[slot])
-                _insert_target(score, slot, n, target_items, slots, target_scores)
-                n += 1
+        _score_some(p, items, bias, targets, 0, n_targets, raw_scores)
+        n = _sort_targets(raw_scores, target_items, eligible[user], slots, target_scores)
         if n == 0:
             continue
-        best, best_item = target_scores[0], target_items[slots[0]]
         n_above, n_listed = 0, 0
-        for c in range(length):
-            item = item_ids[user, c]
-            if item < 0:
-                break
-            score = clean_scores[user, c]
-            if place >= 0 or item_places[item] >= 0:
-                score = _score(p, items, bias, item)
-            scores[c] = score
-            n_listed += 1
-            if _is_above(score, item, best, best_item):
-                n_above += 1
-                if n_above == k:
-                    break
+        while n_listed < length and n_above < k:
+            end = min(n_listed + max(k, _AT_ONCE), length)
+            if place >= 0 or most_moved:
+                _score_some(p, items, bias, own, n_listed, end, scores)
+            else:
+                _score_moved(
+                    p, items, bias, own, item_places, clean_scores[user], n_listed, end, scores
+                )
+            n_above += _count_above(
+                scores, own, n_listed, end, target_scores[0], target_items[slots[0]]
+            )
+            n_listed = end
         if n_above >= k:
             continue
         if not is_complete[user]:
@@ -525,12 +587,9 @@ def count_lists(
             continue
         counts[slots[0]] += 1
         for a in range(1, min(n, k)):
-            n_above = a
-            for c in range(n_listed):
-                if _is_above(
-                    scores[c], item_ids[user, c], target_scores[a], target_items[slots[a]]
-                ):
-                    n_above += 1
+            n_above = a + _count_above(
+                scores, own, 0, length, target_scores[a], target_items[slots[a]]
+            )
             if n_above >= k:
                 break
             counts[slots[a]] += 1
@@ -561,27 +620,22 @@ def count_rows(
         counts: Added to, shape `(n_targets,)`.
     """
     n_targets = len(target_items)
-    slots = np.empty(n_targets, dtype=np.int64)
+    raw_scores = np.empty(n_targets, dtype=np.float32)
     target_scores = np.empty(n_targets, dtype=np.float32)
-    lowest = np.float32(-np.inf)
+    slots = np.empty(n_targets, dtype=np.int64)
+    every_item = np.arange(scores.shape[1]).astype(np.int32)
     for row in range(len(user_ids)):
-        user = user_ids[row]
-        own = scores[row]
-        n = 0
+        user, own = user_ids[row], scores[row]
         for slot in range(n_targets):
-            if eligible[user, slot]:
-                _insert_target(own[target_items[slot]], slot, n, target_items, slots, target_scores)
-                n += 1
-        for slot in range(n_targets):
-            own[target_items[slot]] = lowest
+            raw_scores[slot] = own[target_items[slot]]
+            own[target_items[slot]] = np.float32(-np.inf)
         for place in range(indptr[user], indptr[user + 1]):
-            own[seen[place]] = lowest
+            own[seen[place]] = np.float32(-np.inf)
+        n = _sort_targets(raw_scores, target_items, eligible[user], slots, target_scores)
         for a in range(min(n, k)):
-            limit, target = target_scores[a], target_items[slots[a]]
-            n_above = a
-            for item in range(len(own)):
-                if _is_above(own[item], item, limit, target):
-                    n_above += 1
+            n_above = a + _count_above(
+                own, every_item, 0, len(own), target_scores[a], target_items[slots[a]]
+            )
             if n_above >= k:
                 break
             counts[slots[a]] += 1

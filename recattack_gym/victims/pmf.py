@@ -26,6 +26,18 @@ class PMFConfig(GradientConfig):
     """L2 penalty on the rows of each example (the paper's lambda_U and lambda_V)."""
     n_negatives: int = 4
     """Zeros per click, drawn from what the user has not clicked."""
+    finetune_epochs: int = 20
+    """Passes over the fake clicks: fake users and new items start untrained, as in clean training.
+
+    With the next three, chosen by agreement with `retrain="full"`: Spearman correlation of RecNum 0.98
+    over 32 attacks on Steam.
+    """
+    finetune_learning_rate: float = 0.05
+    """Step size of stochastic gradient descent in fine-tuning; large, since it has few steps."""
+    finetune_replay: float = 1.0
+    """Genuine clicks mixed in per fake click in every epoch; four times as many change little."""
+    finetune_batch_size: int = 64
+    """Examples per step, whose gradients are summed."""
     initial_scale: float = 0.1
     """Standard deviation of untrained factors."""
 
@@ -43,7 +55,8 @@ class PMF(Victim):
 
     Differs from the paper: clicks instead of ratings, so r is 1 for a click and 0 for items drawn from
     those that the user has not clicked; scores are not passed through a logistic function (equation
-    5 there, which keeps ratings in range); fine-tuning uses minibatches (summed gradients).
+    5 there, which keeps ratings in range); fine-tuning takes a minibatch at a time (summed
+    gradients).
     """
 
     name = "PMF"
