@@ -5,7 +5,9 @@ on disk. Every kernel here works on one poison set, releases the GIL and allocat
 `parallel.over_sets` can run one per thread.
 """
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -21,19 +23,51 @@ F = TypeVar("F", bound=Callable[..., Any])
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
+_config: Any = numba.config  # its settings are attributes that are made at run time
+
+SHARED_SOURCES = ("covisitation.py", "graph_kernel.py", "kernels.py", "schedule.py")
+"""Files that kernels in other files take compiled functions or constants from."""
+
+
+def cache_folder() -> Path:
+    """Return where machine code is kept: a folder named by the content of the shared sources.
+
+    Numba compiles again when a kernel's own file changes, not when a file changes that the kernel takes
+    compiled functions from; the kernel would go on as before without a word. (Where the folder cannot
+    be written to, numba falls back on the user's cache.)
+    """
+    here = Path(__file__).parent
+    sources = b"".join((here / name).read_bytes() for name in SHARED_SOURCES)
+    given = _config.CACHE_DIR  # from NUMBA_CACHE_DIR
+    return (
+        Path(given or here / "__pycache__") / f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
+    )
+
+
+_CACHE_FOLDER = str(cache_folder())
+
+
+def _compile(function: F, *, fastmath: bool) -> F:
+    given = _config.CACHE_DIR
+    _config.CACHE_DIR = _CACHE_FOLDER  # read while decorating
+    try:
+        decorate = numba.njit(nogil=True, cache=True, fastmath=fastmath, error_model="numpy")
+        return cast(F, decorate(function))
+    finally:
+        _config.CACHE_DIR = given
+
+
 def compiled(function: F) -> F:
     """Compile with numba: nogil, cached, vectorisable float arithmetic, NumPy division.
 
     NumPy's division rules matter: Python's zero-division check stops the vectoriser.
     """
-    decorate = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-    return cast(F, decorate(function))
+    return _compile(function, fastmath=True)
 
 
 def compiled_exactly(function: F) -> F:
     """Compile with numba as `compiled` does, but keep IEEE arithmetic: for whole numbers and infinities."""
-    decorate = numba.njit(nogil=True, cache=True, error_model="numpy")
-    return cast(F, decorate(function))
+    return _compile(function, fastmath=False)
 
 
 def check_finite(*parameters: NDArray[np.float32]) -> None:
