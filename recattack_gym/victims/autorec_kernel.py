@@ -414,13 +414,17 @@ def _unclicked_gradient(
             hidden_gradient[r, j] = shares[r] * hidden[r, j]
             mean[j] += hidden_gradient[r, j]
     moment = np.dot(hidden_gradient.T, hidden)
+    for j in range(d):
+        mean[j] *= factor
+        for k in range(d):
+            moment[j, k] *= factor
     np.dot(decoder, moment, gradient.decoder[:n_known])
+    np.dot(decoder, mean, gradient.decoder_bias[:n_known])
     for i in range(n_known):
-        mean_score = bias[i]
+        row, b = gradient.decoder[i], bias[i]
         for j in range(d):
-            mean_score += decoder[i, j] * mean[j]
-            gradient.decoder[i, j] = factor * (gradient.decoder[i, j] + bias[i] * mean[j])
-        gradient.decoder_bias[i] = factor * mean_score
+            row[j] += b * mean[j]
+        gradient.decoder_bias[i] += factor * b
     gram = np.dot(decoder.T, decoder)
     offset = np.dot(decoder.T, bias[:n_known])
     np.dot(hidden, gram, hidden_gradient)
