@@ -80,6 +80,14 @@ def test_every_attack_starts_from_the_clean_platform(on_ladder: Arguments) -> No
     assert rewards == [4.0, 0.0, 1.0]
 
 
+def test_a_new_attack_shows_nothing_of_the_last_ones_result(on_ladder: Arguments) -> None:
+    env = PoisonEnv(**on_ladder)
+    attack(env, TARGET, TARGET, TARGET, TARGET)
+    for info in (env.reset()[1], env.step(np.int64(0))[4]):
+        assert info["rec_num"] == -1
+        assert info["target_exposure"].tolist() == [0]
+
+
 def test_queries_are_counted_and_never_forgotten(on_ladder: Arguments) -> None:
     env = PoisonEnv(**on_ladder)
     assert [attack(env, 0, 0, 0, 0, seed=1)[1]["n_queries"] for _ in range(3)] == [1, 2, 3]

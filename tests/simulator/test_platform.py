@@ -158,6 +158,42 @@ def test_threads_may_share_a_simulator() -> None:
         np.testing.assert_array_equal(found[x], expected[x])
 
 
+def test_a_call_may_retrain_in_another_way_than_the_platform() -> None:
+    arguments = {"targets": 2, "n_candidates": 20, "victim_config": QUICK}
+    tuned, full = (
+        PlatformSimulator(small_log(), "BPR", retrain=mode, **arguments)  # type: ignore[arg-type]  # text
+        for mode in ("finetune", "full")
+    )
+    poison = some_poison(tuned, 3)
+    poison[:, :, ::2] = tuned.target_items[0]
+    assert tuned.exposure(poison).tolist() != full.exposure(poison).tolist()
+    np.testing.assert_array_equal(tuned.exposure(poison, retrain="full"), full.exposure(poison))
+    np.testing.assert_array_equal(full.exposure(poison, retrain="finetune"), tuned.exposure(poison))
+
+
+def test_side_effects_are_those_of_the_platforms_own_retraining() -> None:
+    dataset = from_interactions(small_log())
+    arguments = {"targets": 2, "n_candidates": 20, "victim_config": QUICK}
+    platform = PlatformSimulator(dataset, "BPR", retrain="full", **arguments)  # type: ignore[arg-type]  # text
+    poison = some_poison(platform, 1)
+    poisoned = platform.victim.poisoned(poison[0], 0, "full")
+    users = np.flatnonzero(dataset.split.evaluable("test"))
+    shown = poisoned.recommend(users, 10)
+    hits = [item in row for item, row in zip(dataset.split.test_items[users], shown, strict=True)]
+    finetuned = PlatformSimulator(dataset, "BPR", **arguments).side_effects(poison)  # type: ignore[arg-type]  # text
+    assert platform.side_effects(poison).hr_at_k[0] == pytest.approx(np.mean(hits))
+    assert platform.side_effects(poison).ndcg_at_k[0] != finetuned.ndcg_at_k[0]
+
+
+def test_a_fresh_draw_retrains_afresh_too() -> None:
+    arguments = {"targets": 2, "n_candidates": None, "victim_config": QUICK}  # no lists to draw
+    platform = PlatformSimulator(small_log(), "BPR", **arguments)  # type: ignore[arg-type]  # text
+    poison = some_poison(platform, 1)
+    poison[:, :, ::2] = platform.target_items[0]
+    draws = [platform.exposure(poison, rng=np.random.default_rng(seed)) for seed in range(8)]
+    assert len({tuple(draw[0].tolist()) for draw in draws}) > 1
+
+
 def test_side_effects_compare_held_out_quality_before_and_after() -> None:
     dataset = from_interactions(small_log())
     platform = PlatformSimulator(dataset, "ItemPop", targets=2, k=5, n_candidates=20)
