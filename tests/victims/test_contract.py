@@ -370,6 +370,15 @@ def test_a_poisoned_victim_knows_its_fake_users(
     )
 
 
+@every_victim
+def test_full_retraining_repeats_the_seed_of_the_clean_fit(
+    name: str, quick_victim: QuickVictim, small_log: Interactions
+) -> None:
+    profile = random_profiles(small_log, 1, 2, 4)[0]
+    first, second = (quick_victim(name).poisoned(profile, seed, "full") for seed in (1, 2))
+    assert state_hash(first) == state_hash(second)
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if VICTIMS[n].is_incremental])
 def test_an_incremental_victim_finetunes_to_exactly_what_full_retraining_gives(
     name: str, quick_victim: QuickVictim, small_log: Interactions, make_lists: MakeLists
