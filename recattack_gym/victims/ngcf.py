@@ -54,7 +54,7 @@ class NGCFConfig(GradientConfig):
     """Rounds of propagation."""
     initial_scale: float = 0.1
     """Standard deviation of the initial embeddings."""
-    warm_start_epochs: int = 60
+    warm_start_epochs: int = 120
     """Passes of BPR, with its own default settings, that layer 0 starts from; 0 for a random start."""
     epochs: int = 12
     """Passes over the log in clean training and in `retrain="full"`, after the warm start."""
@@ -65,12 +65,18 @@ class NGCFConfig(GradientConfig):
     batch_size: int = 8192
     """Examples per gradient step of clean training; each step propagates over the whole graph."""
     popular_negatives: float = 0.1
-    """Share of the negatives of clean training that are drawn by popularity instead of uniformly."""
-    finetune_epochs: int = 5
-    """Passes over the fake clicks in `retrain="finetune"`."""
-    finetune_learning_rate: float = 3e-3
-    """Step size of fine-tuning."""
-    finetune_batch_size: int = 1024
+    """Share of the negatives of clean training that are drawn by popularity, in `[0, 1]`."""
+    finetune_epochs: int = 3
+    """Passes over the fake clicks in `retrain="finetune"`.
+
+    With the next three, chosen by agreement with `retrain="full"`: Spearman correlation of RecNum 0.84
+    over 26 attacks on Steam. The fake edges alone, without any step, reach 0.75 over 15 of them.
+    """
+    finetune_learning_rate: float = 2e-2
+    """Step size of fine-tuning; large, since it has few steps."""
+    finetune_replay: float = 4.0
+    """Genuine clicks per fake click and epoch; they cost little, for all are one gradient step."""
+    finetune_batch_size: int = 4096
     """Examples per gradient step of fine-tuning."""
 
     def __post_init__(self) -> None:
@@ -93,8 +99,8 @@ class NGCF(Victim):
     Differs from the paper: layers 1 to L are divided by their L2 norm before concatenation, as in the
     authors' code. Layer 0 starts from BPR with an item bias (the bias is one coordinate of the item,
     times a coordinate of the user that starts at 1), where the paper starts from Xavier's distribution
-    and the code offers to start from BPR's embeddings; from a random start it takes some ten times as
-    many steps to get there. No node or message dropout; one bias per layer; the L2 penalty covers
+    and the code offers to start from given embeddings; from a random start, 60 epochs on Steam end
+    below BPR. No node or message dropout; one bias per layer; the L2 penalty covers
     layer 0 and not the weights; a falling learning rate; some negatives are drawn by popularity.
     """
 

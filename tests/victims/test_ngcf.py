@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from recattack_gym.core import ArgumentError, Interactions
+from recattack_gym.datasets import load
 from recattack_gym.victims import NGCF, CandidateLists
 from recattack_gym.victims.graph import InteractionGraph
 from recattack_gym.victims.graph_kernel import (
@@ -117,7 +118,15 @@ def test_compiled_training_equals_autograd(
 ) -> None:
     rng = np.random.default_rng(n_layers)
     log, n_items = small_log, small_log.n_items
-    victim = NGCF({"n_layers": n_layers, "embedding_size": size, "epochs": 0, "reg": 0.05})
+    victim = NGCF(
+        {
+            "n_layers": n_layers,
+            "embedding_size": size,
+            "epochs": 0,
+            "warm_start_epochs": 3,
+            "reg": 0.05,
+        }
+    )
     victim.fit(log, rng)
     start = victim.state
     learnt = [start[key].astype(np.float32) for key in ("embeddings", "weights", "biases")]
@@ -259,3 +268,63 @@ def test_a_shortlist_shorter_than_the_catalogue_changes_nothing(
     expected = victim.engine(lists).exposure(batch, 7)
     monkeypatch.setattr("recattack_gym.victims.graph_kernel.SHORTLIST", 4)
     np.testing.assert_array_equal(victim.engine(lists).exposure(batch, 7), expected)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("dataset", ["steam", "ml-100k"])
+def test_the_engine_counts_what_the_plain_engine_counts_on_real_data(dataset: str) -> None:
+    # Adam turns gradients that are zero up to rounding into whole steps, so lists may differ where
+    # scores nearly tie: at most one list in a thousand.
+    original = load(dataset).log
+    log = original.with_catalogue(original.n_items + N_NEW)
+    settings = {"warm_start_epochs": 10, "epochs": 1}
+    victim = NGCF(settings).fit(log, np.random.default_rng(0), n_new_items=N_NEW)
+    rng = np.random.default_rng(4)
+    items = np.stack([rng.choice(original.n_items, 150, replace=False) for _ in range(log.n_users)])
+    seen = log.has(np.arange(log.n_users)[:, None], items)
+    width = min(92, int((~seen).sum(axis=1).min()))
+    items = np.take_along_axis(items, np.argsort(seen, axis=1, kind="stable")[:, :width], axis=1)
+    popular = np.argsort(-log.item_popularity, kind="stable")
+    targets = np.array([log.n_items - 3, log.n_items - 1, log.n_items - 2])
+    clicks = np.arange(400).reshape(20, 20)
+    batch = np.stack(
+        [
+            profiles(log, 1, 20, 20)[0],
+            np.full((20, 20), targets[0]),
+            targets[clicks % 3],
+            np.where(clicks % 2 == 0, targets[1], popular[clicks % 5]),
+            popular[clicks % 30],
+        ]
+    )
+    lists = CandidateLists(log, items, targets, 10)
+    fast = victim.engine(lists).exposure(batch, 7)
+    plain = victim.engine(lists, backend="plain").exposure(batch, 7)
+    assert np.abs(fast - plain).max() <= max(1, log.n_users // 1000)
+    assert fast.sum() > 0
+
+
+def test_layer_zero_starts_from_bpr_with_the_bias_folded_in(small_log: Interactions) -> None:
+    settings = {"embedding_size": 6, "epochs": 0, "warm_start_epochs": 4}
+    victim = NGCF(settings).fit(small_log, np.random.default_rng(5), n_new_items=N_NEW)
+    start = NGCF({**settings, "warm_start_epochs": 0}).fit(
+        small_log, np.random.default_rng(5), n_new_items=N_NEW
+    )
+    rows, first = victim.state["embeddings"], start.state["embeddings"]
+    n_items = small_log.n_items
+    assert (rows[n_items:, -1] == 1.0).all()
+    assert (first[:n_items, -1] == 0.0).all()
+    popular = int(small_log.item_popularity.argmax())
+    assert rows[popular, -1] == rows[:n_items, -1].max() > 0
+    np.testing.assert_array_equal(rows[TARGETS], first[TARGETS])  # untrained
+
+
+def test_no_event_gets_a_negative_that_its_user_has_seen(small_log: Interactions) -> None:
+    victim = NGCF({"embedding_size": 4, "popular_negatives": 0.5, "batch_size": 50})
+    victim.fit(small_log, np.random.default_rng(5), n_new_items=N_NEW)
+    examples = victim._shuffled_epoch(small_log, np.random.default_rng(0), 0)
+    assert not small_log.has(examples.users, examples.negatives).any()
+    assert examples.negatives.max() < small_log.n_items - N_NEW
+    order = np.lexsort((examples.items, examples.users))
+    expected = np.lexsort((small_log.item_ids, small_log.user_ids))
+    np.testing.assert_array_equal(examples.items[order], small_log.item_ids[expected])
+    assert examples.batch_indptr.tolist() == [*range(0, len(small_log), 50), len(small_log)]
