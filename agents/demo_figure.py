@@ -20,6 +20,14 @@ COLOURS = {
     "power-item": "#2ca02c",
     AGENT: "#d62728",
 }
+DASHES: dict[str, tuple[int, tuple[int, ...]]] = {
+    NO_ATTACK: (0, (1, 2)),
+    "random": (0, (6, 3)),
+    "popular": (0, (6, 6)),
+    "middle": (0, (6, 3)),
+    "power-item": (6, (6, 6)),
+}
+"""Popular and PowerItem often lie on each other: their dashes fill each other's gaps."""
 
 
 def draw_learning_curves(results: Sequence[SeedResult], path: Path) -> None:
@@ -30,8 +38,9 @@ def draw_learning_curves(results: Sequence[SeedResult], path: Path) -> None:
         path: The `.png` file.
     """
     curves = np.stack([smoothed(result.curve, WINDOW) for result in results])
-    tried = np.arange(1, curves.shape[1] + 1)
-    figure = Figure(figsize=(8.0, 4.8), dpi=120, layout="constrained")
+    first = min(WINDOW, curves.shape[1]) - 1  # before that, the mean is over few attacks
+    curves, tried = curves[:, first:], np.arange(first + 1, curves.shape[1] + 1)
+    figure = Figure(figsize=(9.6, 4.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for curve in curves:
@@ -49,9 +58,9 @@ def draw_learning_curves(results: Sequence[SeedResult], path: Path) -> None:
         f"at most {results[0].max_rec_num}",
         fontsize=11,
     )
-    axes.set_xlim(1, curves.shape[1])
+    axes.set_xlim(tried[0], tried[-1] + 0.5)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper left", fontsize=9, framealpha=0.9)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9, frameon=False)
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png")

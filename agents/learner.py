@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.popularity_policy import PopularityPolicy, item_features
 from agents.sb3 import ClickSequenceExtractor, make_sb3_vec_env
-from agents.training import LEARNERS_REWARD, TrainingConfig
+from agents.training import LEARNERS_REWARD, LEARNING_RATES, TrainingConfig
 from recattack_gym.core import ArgumentError, ArtifactError, AttackBudget, StateError
 from recattack_gym.core.files import atomic_write
 
@@ -261,7 +261,9 @@ def make_attack_envs(config: TrainingConfig, n_envs: int) -> VecEnv:
 
 
 def _make_model(config: TrainingConfig, env: VecEnv, n_clicks: int) -> OnPolicyAlgorithm:
-    learning_rate = 1e-3 if config.learning_rate is None else config.learning_rate
+    learning_rate = config.learning_rate
+    if learning_rate is None:
+        learning_rate = LEARNING_RATES[config.policy]
     policy, policy_kwargs = _make_policy(config, env)
     common: dict[str, Any] = {  # Any: arguments of many types
         "policy": policy,
@@ -298,10 +300,15 @@ def _make_policy(
             "features_extractor_kwargs": {"embedding_size": config.embedding_size},
             "net_arch": net_arch,
         }
-    table = item_features(env.get_attr("item_popularity")[0], env.get_attr("target_items")[0])
+    table = item_features(
+        env.get_attr("item_popularity")[0],
+        env.get_attr("target_items")[0],
+        config.target_identity,
+    )
     kwargs = {
         "table": table,
         "target_share": config.target_share,
+        "popularity_weight": config.popularity_weight,
         "net_arch": {"pi": [], "vf": net_arch},  # the actor is linear: few parameters, few attacks
     }
     return PopularityPolicy, kwargs

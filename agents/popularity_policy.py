@@ -18,35 +18,36 @@ from torch import nn
 
 from recattack_gym.core import ArgumentError
 
-IDENTITY = 0.2
-"""Weight of which target it is, beside that it is one: a policy that tells targets apart too soon ends up
-clicking the first one that happened to do well."""
-
 
 def item_features(
-    item_popularity: NDArray[np.int64], target_items: NDArray[np.int64]
+    item_popularity: NDArray[np.int64],
+    target_items: NDArray[np.int64],
+    target_identity: float = 0.0,
 ) -> NDArray[np.float32]:
     """Describe every item by what a black-box attacker sees of it.
 
     Args:
         item_popularity: Clicks of each item, shape `(n_items,)`.
         target_items: Distinct item ids, shape `(n_targets,)`.
+        target_identity: Weight of which target it is, beside that it is one; 0 leaves this out.
 
     Returns:
-        Shape `(n_items, 3 + n_targets)`: whether it is a target; for other items the standardised
-        logarithm of its popularity and the square of that, less its mean; then one column per target,
-        `IDENTITY` for that target.
+        Shape `(n_items, n_features)`: whether it is a target; for other items the standardised logarithm
+        of its popularity and the square of that, less its mean; then, unless `target_identity` is 0, one
+        column per target with this weight.
     """
     is_target = np.isin(np.arange(len(item_popularity)), target_items)
     logarithm = np.log1p(item_popularity.astype(np.float64))
     others = logarithm[~is_target]
     level = (logarithm - others.mean()) / max(float(others.std()), 1e-8)
     square = level**2 - float((level[~is_target] ** 2).mean())
-    features = np.zeros((len(item_popularity), 3 + len(target_items)), dtype=np.float32)
+    n_columns = 3 + (len(target_items) if target_identity else 0)
+    features = np.zeros((len(item_popularity), n_columns), dtype=np.float32)
     features[:, 0] = is_target
     features[~is_target, 1] = level[~is_target]
     features[~is_target, 2] = square[~is_target]
-    features[target_items, 3 + np.arange(len(target_items))] = IDENTITY
+    if target_identity:
+        features[target_items, 3 + np.arange(len(target_items))] = target_identity
     return features
 
 
@@ -116,6 +117,8 @@ class PopularityPolicy(MultiInputActorCriticPolicy):
         lr_schedule: See Stable-Baselines3.
         table: `item_features(...)`, shape `(n_items, n_features)`.
         target_share: Share of clicks on targets that the untrained policy makes, in `(0, 1)`.
+        popularity_weight: The untrained policy's logits of other items: so many standard deviations of
+            their log popularity. 0 draws them uniformly, and about 1 in proportion to popularity.
         **kwargs: Further arguments of `MultiInputActorCriticPolicy`.
 
     Raises:
@@ -130,6 +133,7 @@ class PopularityPolicy(MultiInputActorCriticPolicy):
         *,
         table: NDArray[np.float32],
         target_share: float = 0.5,
+        popularity_weight: float = 1.0,
         **kwargs: Any,  # noqa: ANN401  # SB3's own
     ) -> None:
         if not isinstance(action_space, spaces.Discrete) or action_space.n != len(table):
@@ -138,6 +142,7 @@ class PopularityPolicy(MultiInputActorCriticPolicy):
             )
         self._table = table
         self._target_share = target_share
+        self._popularity_weight = popularity_weight
         kwargs["features_extractor_class"] = ClickFeatures
         kwargs["features_extractor_kwargs"] = {"table": table}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
@@ -147,14 +152,17 @@ class PopularityPolicy(MultiInputActorCriticPolicy):
         super()._build(lr_schedule)
         is_target = self._table[:, 0] == 1.0
         odds = self._target_share / (1.0 - self._target_share)
+        others = np.exp(self._popularity_weight * self._table[~is_target, 1].astype(np.float64))
         head = self.action_net
         assert isinstance(head, ItemScores)  # noqa: S101  # ItemDistribution made it
         with torch.no_grad():
-            head.weights.bias[0] = float(np.log(odds * (~is_target).sum() / is_target.sum()))
+            head.weights.bias[0] = float(np.log(odds * others.sum() / is_target.sum()))
+            head.weights.bias[1] = self._popularity_weight
 
     def _get_constructor_parameters(self) -> dict[str, Any]:  # Any: SB3's
         return {
             **super()._get_constructor_parameters(),
             "table": self._table,
             "target_share": self._target_share,
+            "popularity_weight": self._popularity_weight,
         }

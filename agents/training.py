@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -27,6 +28,10 @@ ALGORITHMS = ("ppo", "a2c")
 
 PolicyName = Literal["popularity", "embedding"]
 POLICIES: tuple[PolicyName, ...] = ("popularity", "embedding")
+LEARNING_RATES: Mapping[PolicyName, float] = MappingProxyType(
+    {"popularity": 5e-2, "embedding": 1e-2}
+)
+"""Large, because a run has few updates; chosen on NGCF, platform seeds 10 to 12, agent seeds from 100 on."""
 LEARNERS_REWARD = "normalized"
 """What learners are paid, so that step sizes do not depend on the platform's size."""
 
@@ -45,28 +50,35 @@ class TrainingConfig:
     """How the policy knows items: by what everybody sees, or by an embedding that it learns."""
     total_steps: int = 128_000
     """Clicks to train for, rounded up to whole rollouts: 320 attacks of 400 clicks."""
-    n_envs: int = 16
-    """Attacks per rollout, evaluated together; PoisonRec takes 32."""
+    n_envs: int = 8
+    """Attacks per rollout, evaluated together. PoisonRec takes 32; more updates learn from fewer attacks."""
     seed: int = 0
     """Seed of the policy and its samples; the platform has its own (`platform_seed`)."""
     eval_episodes: int = 16
     """Fresh attacks, sampled from the final policy, that it is judged by."""
     learning_rate: float | None = None
-    """Adam's step size; `None` takes 1e-3."""
+    """Step size; `None` takes the policy's, see `LEARNING_RATES`."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus; 0 as in Stable-Baselines3."""
-    n_epochs: int = 6
+    n_epochs: int = 8
     """PPO's passes over a rollout."""
-    n_minibatches: int = 8
-    """PPO's minibatches per pass."""
+    n_minibatches: int = 1
+    """PPO's minibatches per pass; a rollout has no more returns than `n_envs`."""
     clip_range: float = 0.2
     """PPO's clip range; 0.2 as in Stable-Baselines3."""
     target_share: float = 0.5
     """With `policy="popularity"`: share of clicks on targets before training; PoisonRec's tree has 0.5."""
+    target_identity: float = 0.0
+    """With `policy="popularity"`: weight of which target an item is; 0 treats all targets alike.
+
+    Telling them apart lets a policy concentrate on a few targets, and costs it attacks to learn which.
+    """
+    popularity_weight: float = 1.0
+    """With `policy="popularity"`: how much the untrained policy prefers popular items; 0 not at all."""
     embedding_size: int = 32
     """With `policy="embedding"`: width of an item's embedding."""
     hidden_size: int = 64
-    """Width of the policy's and the value function's hidden layer."""
+    """Width of the hidden layer: the critic's, and with `policy="embedding"` the actor's."""
 
     def __post_init__(self) -> None:
         if self.algo not in ALGORITHMS:
@@ -86,6 +98,8 @@ class TrainingConfig:
         if self.learning_rate is not None:
             as_real("learning_rate", self.learning_rate, above=0.0)
         as_real("target_share", self.target_share, above=0.0, at_most=0.999)
+        as_real("target_identity", self.target_identity, at_least=0.0, at_most=1.0)
+        as_real("popularity_weight", self.popularity_weight, at_least=0.0, at_most=10.0)
         as_real("ent_coef", self.ent_coef, at_least=0.0)
         as_real("clip_range", self.clip_range, above=0.0, at_most=1.0)
         if "reward" in self.env_options:

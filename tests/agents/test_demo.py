@@ -11,7 +11,7 @@ from agents.demo import AGENT, NO_ATTACK, DemoConfig, run_demo, smoothed
 from agents.heuristic import ATTACKERS
 from recattack_gym.core import ArgumentError
 
-SMALL = DemoConfig(n_fake_users=3, profile_size=4, n_queries=8, n_envs=2, n_fresh=4)
+SMALL = DemoConfig(n_fake_users=3, profile_size=4, n_queries=8, n_fresh=4)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 from agents.popularity_policy import (
-    IDENTITY,
     ClickFeatures,
     ItemScores,
     PopularityPolicy,
@@ -33,13 +32,18 @@ def space_of(n_items: int, profile_size: int = 3) -> spaces.Dict:
 
 def test_items_are_described_by_target_and_standardised_popularity() -> None:
     # log(1 + clicks) of the others 0, 1, 3 is log 10 = x, 2x, x: mean 4x/3, deviation sqrt(2)x/3.
-    table = item_features(POPULARITY, TARGETS)
+    table = item_features(POPULARITY, TARGETS, target_identity=0.2)
     assert table.shape == (5, 5)
     assert table[:, 0].tolist() == [0, 0, 1, 0, 1]
     assert np.allclose(table[[0, 1, 3], 1], [-np.sqrt(0.5), np.sqrt(2), -np.sqrt(0.5)])
     assert np.allclose(table[[0, 1, 3], 2], [-0.5, 1.0, -0.5])
-    assert np.allclose(table[4], [1, 0, 0, IDENTITY, 0])
-    assert np.allclose(table[2], [1, 0, 0, 0, IDENTITY])
+    assert np.allclose(table[4], [1, 0, 0, 0.2, 0])
+    assert np.allclose(table[2], [1, 0, 0, 0, 0.2])
+
+
+def test_targets_are_alike_unless_asked_for() -> None:
+    told_apart = item_features(POPULARITY, TARGETS, target_identity=0.2)
+    assert np.array_equal(item_features(POPULARITY, TARGETS), told_apart[:, :3])
 
 
 def test_equally_popular_items_give_finite_features() -> None:
@@ -50,9 +54,9 @@ def test_clicks_are_described_by_the_last_their_mean_and_their_number() -> None:
     table = item_features(POPULARITY, TARGETS)
     extractor = ClickFeatures(space_of(5), table)
     described = extractor({"clicks": torch.tensor([[4.0, 1.0, 5.0], [5.0, 5.0, 5.0]])}).numpy()
-    assert np.allclose(described[0, :5], table[1])
-    assert np.allclose(described[0, 5:10], (table[4] + table[1]) / 2)
-    assert described[0, 10] == pytest.approx(2 / 3)
+    assert np.allclose(described[0, :3], table[1])
+    assert np.allclose(described[0, 3:6], (table[4] + table[1]) / 2)
+    assert described[0, 6] == pytest.approx(2 / 3)
     assert not described[1].any()
 
 
@@ -80,6 +84,28 @@ def test_the_untrained_policy_makes_the_asked_share_of_clicks_on_targets(share: 
             float(distribution.log_prob(torch.tensor([item])).exp()) for item in range(195, 200)
         )
     assert on_targets == pytest.approx(share, abs=0.02)
+
+
+def test_the_untrained_policy_prefers_popular_items_as_much_as_asked() -> None:
+    table = item_features(np.arange(200), np.arange(195, 200))
+    observation = {
+        "clicks": torch.full((1, 3), 200.0),
+        "fake_user": torch.zeros((1, 2)),
+        "step": torch.zeros((1, 3)),
+    }
+    for weight in (0.0, 1.0):
+        policy = PopularityPolicy(
+            space_of(200),
+            spaces.Discrete(200),
+            lambda _: 0.0,
+            table=table,
+            popularity_weight=weight,
+        )
+        with torch.no_grad():
+            distribution = policy.get_distribution(observation)
+            often, seldom = (float(distribution.log_prob(torch.tensor([x]))) for x in (194, 10))
+        asked = weight * float(table[194, 1] - table[10, 1])
+        assert often - seldom == pytest.approx(asked, abs=0.1)
 
 
 def test_its_size_does_not_depend_on_the_catalogue() -> None:
