@@ -50,6 +50,11 @@ class Attacker(ABC):
                     f"got {type(config).__name__}"
                 )
             return config
+        if config is not None and not isinstance(config, Mapping):
+            raise ArgumentError(
+                f"config must be a {cls.config_class.__name__}, a mapping of settings or None, "
+                f"got {config!r}"
+            )
         settings = dict(config or {})
         known = [field.name for field in fields(cls.config_class)]
         for setting in settings:

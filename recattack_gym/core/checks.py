@@ -45,6 +45,17 @@ def as_real(
     return number
 
 
+def as_numbers(name: str, values: object) -> NDArray[np.float64]:
+    """Return `values` as an array of finite floats of any shape, or raise `ArgumentError`."""
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{name} must be an array of numbers: {error}") from error
+    if not np.isfinite(array).all():
+        raise ArgumentError(f"{name} must be finite, got {array[~np.isfinite(array)][0]}")
+    return array
+
+
 def as_choice(name: str, value: object, choices: tuple[T, ...]) -> T:
     """Return the member of `choices` that equals `value`, or raise `ArgumentError`."""
     for choice in choices:

@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recattack_gym.core.checks import as_count, as_ids
+from recattack_gym.core.checks import as_count, as_ids, as_numbers
 from recattack_gym.core.errors import ArgumentError
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -164,11 +164,9 @@ class Interactions:
 def _as_column(name: str, values: object, length: int) -> NDArray[np.float64] | None:
     if values is None:
         return None
-    column = np.asarray(values, dtype=np.float64)
+    column = as_numbers(name, values)
     if column.shape != (length,):
         raise ArgumentError(f"{name} must have shape ({length},), got {column.shape}")
-    if not np.isfinite(column).all():
-        raise ArgumentError(f"{name} must be finite, got {column[~np.isfinite(column)][0]}")
     return column
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recattack_gym.core.attack import AttackBudget
-from recattack_gym.core.checks import as_ids
+from recattack_gym.core.checks import as_ids, as_numbers
 from recattack_gym.core.errors import ArgumentError, ArtifactError
 from recattack_gym.core.files import read_arrays, write_arrays
 
@@ -44,11 +44,9 @@ class FakeProfiles:
         items.flags.writeable = False
         object.__setattr__(self, "item_ids", items)
         if self.ratings is not None:
-            ratings = np.array(self.ratings, dtype=np.float64)
-            if ratings.shape != items.shape or not np.isfinite(ratings).all():
-                raise ArgumentError(
-                    f"ratings must be finite and of shape {items.shape}, got shape {ratings.shape}"
-                )
+            ratings = as_numbers("ratings", self.ratings)
+            if ratings.shape != items.shape:
+                raise ArgumentError(f"ratings must have shape {items.shape}, got {ratings.shape}")
             ratings.flags.writeable = False
             object.__setattr__(self, "ratings", ratings)
         try:
@@ -113,7 +111,10 @@ def as_profile_batch(profiles: "FakeProfiles | ArrayLike", n_items: int) -> NDAr
     Raises:
         ArgumentError: If shape, dtype or an item id is wrong, or there is no click at all.
     """
-    clicks = profiles.item_ids if isinstance(profiles, FakeProfiles) else np.asarray(profiles)
+    try:
+        clicks = profiles.item_ids if isinstance(profiles, FakeProfiles) else np.asarray(profiles)
+    except ValueError as error:  # rows of different lengths
+        raise ArgumentError(f"profiles must be an array of whole numbers: {error}") from error
     if clicks.ndim == 2:
         clicks = clicks[None]
     batch = as_ids("profiles", clicks, below=n_items, shape=(None, None, None))

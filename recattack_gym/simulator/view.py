@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.attack import AttackBudget, AttackGoal, Knowledge
+from recattack_gym.core.checks import as_choice
 from recattack_gym.core.errors import ArgumentError, KnowledgeError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.profiles import as_profile_batch
@@ -31,7 +32,7 @@ class PlatformView:
         budget: AttackBudget | None = None,
         knowledge: Knowledge = Knowledge.BLACK_BOX,
     ) -> None:
-        self._knowledge = Knowledge(knowledge)
+        self._knowledge = as_choice("knowledge", knowledge, tuple(Knowledge))
         self._budget = AttackBudget() if budget is None else budget
         self._goal = simulator.goal
         self._item_popularity = simulator.item_popularity

@@ -194,6 +194,8 @@ class Victim(ABC):
             The victim itself.
         """
         n_new = as_count("n_new_items", n_new_items, at_least=0)
+        if not isinstance(log, Interactions):
+            raise ArgumentError(f"log must be Interactions, got {type(log).__name__}")
         if len(log) == 0:
             raise ArgumentError("log must have at least one event, got none")
         _check_new_items(log, n_new)

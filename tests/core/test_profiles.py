@@ -52,7 +52,7 @@ def test_profiles_are_immutable_copies() -> None:
         (([[-1]],), "item_ids must lie in"),
         (([[2**31]],), "item_ids must lie in"),
         ((np.zeros((0, 3), int),), "item_ids must hold at least one click"),
-        (([[1]], [[1.0, 2.0]]), r"ratings must be finite and of shape \(1, 1\)"),
+        (([[1]], [[1.0, 2.0]]), r"ratings must have shape \(1, 1\)"),
         (([[1]], [[np.nan]]), "ratings must be finite"),
         (([[1]], None, {"f": print}), "header must hold plain JSON values"),
         (([[1]], None, {"x": np.int64(1)}), "header must hold plain JSON values"),
