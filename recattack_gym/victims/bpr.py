@@ -39,8 +39,11 @@ class BPRConfig(GradientConfig):
     """Step size of stochastic gradient descent in fine-tuning; large, since it has few steps."""
     finetune_replay: float = 2.0
     """Genuine clicks mixed in per fake click in every epoch."""
-    finetune_batch_size: int = 64
-    """Examples per step, whose gradients are summed; from 256 on, attacks on one item overshoot."""
+    finetune_batch_size: int = 32
+    """Examples per step, whose gradients are summed: few, as clean training takes one at a time.
+
+    From 256 on, steps for an item that most fake users click overshoot.
+    """
     finetune_popular_negatives: float = 0.75
     """Share of the negatives of fine-tuning that are drawn by popularity, in `[0, 1]`.
 

@@ -287,13 +287,6 @@ def number_rows(ids: NDArray[np.int32], places: NDArray[np.int32], rows: NDArray
 
 
 @compiled
-def _descend(row: NDArray[np.float32], gradient: NDArray[np.float32], rate: np.float32) -> None:
-    for x in range(len(row)):
-        row[x] -= rate * gradient[x]
-        gradient[x] = np.float32(0.0)
-
-
-@compiled
 def train_pairs(
     users: NDArray[np.float32],
     items: NDArray[np.float32],
@@ -343,10 +336,16 @@ def train_pairs(
             bias_gradient[item] += shrink * bias[item] - pull
             bias_gradient[other] += shrink * bias[other] + pull
         for s in range(start, end):  # a row that comes again has no gradient left
-            _descend(users[user_rows[s]], user_gradient[user_rows[s]], rate)
+            row, gradient = users[user_rows[s]], user_gradient[user_rows[s]]
+            for x in range(d):
+                row[x] -= rate * gradient[x]
+            gradient[:] = np.float32(0.0)
             for j in range(2):
                 item = item_rows[s, j]
-                _descend(items[item], item_gradient[item], rate)
+                row, gradient = items[item], item_gradient[item]
+                for x in range(d):
+                    row[x] -= rate * gradient[x]
+                gradient[:] = np.float32(0.0)
                 bias[item] -= rate * bias_gradient[item]
                 bias_gradient[item] = np.float32(0.0)
 
@@ -385,9 +384,15 @@ def train_points(
                 for x in range(d):
                     to_q[x] += shrink * q[x] - error * p[x]
         for s in range(start, end):  # a row that comes again has no gradient left
-            _descend(users[user_rows[s]], user_gradient[user_rows[s]], rate)
+            row, gradient = users[user_rows[s]], user_gradient[user_rows[s]]
+            for x in range(d):
+                row[x] -= rate * gradient[x]
+            gradient[:] = np.float32(0.0)
             for j in range(item_rows.shape[1]):
-                _descend(items[item_rows[s, j]], item_gradient[item_rows[s, j]], rate)
+                row, gradient = items[item_rows[s, j]], item_gradient[item_rows[s, j]]
+                for x in range(d):
+                    row[x] -= rate * gradient[x]
+                gradient[:] = np.float32(0.0)
 
 
 @compiled
