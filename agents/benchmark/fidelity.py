@@ -24,6 +24,7 @@ from recattack_gym.core import Knowledge, UnknownNameError
 from recattack_gym.core.checks import as_count
 from recattack_gym.datasets import Dataset
 from recattack_gym.simulator import PlatformSimulator, PlatformView
+from recattack_gym.simulator.cache import code_hash
 from recattack_gym.victims import VICTIMS
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         {
             "piece": f"{dataset.name}-{victim}-{kind}-{number}",
             "version": __version__,
+            "code": code_hash(VICTIMS[victim]),
             "dataset": args.dataset,
             "protocol": args.protocol,
             "log": dataset.log.content_hash,

@@ -18,6 +18,7 @@ from recattack_gym.core import Interactions, UnknownNameError
 from recattack_gym.core.checks import as_count
 from recattack_gym.datasets import Dataset, Split
 from recattack_gym.metrics import hr_at_k, ndcg_at_k
+from recattack_gym.simulator.cache import code_hash
 from recattack_gym.victims import VICTIMS
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ def _piece(
     identity = {
         "piece": f"{dataset.name}-{name.replace(' ', '-')}",
         "version": __version__,
+        "code": None if name == REFERENCE else code_hash(VICTIMS[name]),
         "log": dataset.log.content_hash,
         "config": config,
         "k": args.k,

@@ -1,6 +1,7 @@
 """Keep fitted clean victims on disk, so that the second use of the same thing is fast."""
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -28,6 +29,21 @@ def cache_folder(cache_dir: str | Path | None) -> Path:
     return user_cache_path("recattack-gym")
 
 
+def code_hash(victim: type[Victim]) -> str:
+    """Return a digest of the sources that decide what a victim learns: all victims', and its own file.
+
+    A version number does not move while someone edits a victim; a stale cache would then answer for
+    code that is no longer there.
+    """
+    folder = Path(inspect.getfile(Victim)).parent
+    own = inspect.getsourcefile(victim)
+    paths = {*folder.glob("*.py"), *([] if own is None else [Path(own)])}
+    digest = hashlib.sha256()
+    for path in sorted(path for path in paths if path.is_file()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def fit_cached(
     victim: Victim,
     log: Interactions,
@@ -46,6 +62,7 @@ def fit_cached(
     """
     identity = {
         "version": __version__,
+        "code": code_hash(type(victim)),
         "format": STATE_VERSION,
         "victim": victim.name,
         "class": f"{type(victim).__module__}.{type(victim).__qualname__}",

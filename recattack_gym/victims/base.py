@@ -70,7 +70,7 @@ class GradientConfig(VictimConfig):
     finetune_epochs: int = 5
     """Passes over the fake clicks in `retrain="finetune"`."""
     finetune_learning_rate: float = 1e-3
-    """Step size of fine-tuning (a fresh Adam, since a reloaded ranker has no optimiser state)."""
+    """Step size of fine-tuning; each victim says with which optimiser, whose state starts fresh."""
     finetune_replay: float = 1.0
     """Genuine clicks mixed in per fake click in every epoch; `>= len(log)` in all means the whole log."""
     finetune_batch_size: int = 256

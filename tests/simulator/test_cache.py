@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recattack_gym.core import Interactions
-from recattack_gym.simulator.cache import cache_folder, fit_cached
+from recattack_gym.simulator.cache import cache_folder, code_hash, fit_cached
 from recattack_gym.victims import BPR, ItemPop
 
 LOG = Interactions(np.repeat(np.arange(10), 4), np.arange(40) % 13, 10, 14)
@@ -86,3 +86,18 @@ def test_the_folder_is_the_argument_then_the_variable(
     assert cache_folder(tmp_path / "argument") == tmp_path / "argument"
     monkeypatch.delenv("RECATTACK_CACHE")
     assert "recattack-gym" in str(cache_folder(None))
+
+
+def test_an_edited_victim_is_fitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit_cached(ItemPop(), LOG, n_new_items=1, seed=0, cache_dir=tmp_path)
+    monkeypatch.setattr("recattack_gym.simulator.cache.code_hash", lambda _: "edited")
+    fit_cached(ItemPop(), LOG, n_new_items=1, seed=0, cache_dir=tmp_path)
+    assert len(list((tmp_path / "victims").iterdir())) == 2
+
+
+def test_the_code_of_a_victim_of_ones_own_counts() -> None:
+    class Mine(ItemPop):
+        name = "Mine"
+
+    assert code_hash(Mine) != code_hash(ItemPop)  # this file is not in the package
+    assert code_hash(BPR) == code_hash(ItemPop)  # victims share kernels, so they share a hash

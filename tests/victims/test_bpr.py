@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from recattack_gym.core import ArgumentError, Interactions
 from recattack_gym.datasets import load
 from recattack_gym.metrics import hr_at_k, ndcg_at_k
+from recattack_gym.simulator import PlatformSimulator
 from recattack_gym.victims import BPR, ItemPop, Victim
 from recattack_gym.victims.factors import Factors, popular_negatives
 from recattack_gym.victims.mf_kernel import fit_bpr, visit_order
@@ -211,3 +212,16 @@ def test_bpr_is_as_good_as_the_tuned_bpr_of_implicit_on_ml_100k() -> None:
 def test_a_share_outside_zero_to_one_is_refused(setting: str, value: float) -> None:
     with pytest.raises(ArgumentError, match=setting):
         BPR({setting: value})
+
+
+def test_a_larger_attack_on_one_target_neither_overshoots_nor_diverges() -> None:
+    # Summed gradients with too large a step made 20 x 20 clicks reach 200 users, 30 x 30 none.
+    platform = PlatformSimulator("synthetic", "BPR")
+    target = int(platform.target_items[0])
+    reached = [
+        int(platform.exposure(np.full((1, *shape), target))[0, 0])
+        for shape in ((5, 20), (20, 20), (50, 50), (200, 50))
+    ]
+    clean = int(platform.clean_exposure[0])
+    assert min(reached) > 4 * clean
+    assert min(reached[1:]) > 0.75 * max(reached[1:])
