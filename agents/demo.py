@@ -31,7 +31,7 @@ class DemoConfig:
     """Accounts per attack."""
     profile_size: int = 10
     """Clicks per account: attacks a quarter as expensive as PoisonRec's, to fit three minutes."""
-    n_queries: int = 400
+    n_queries: int = 640
     """Attacks that the agent may try per seed."""
     n_fresh: int = 32
     """Attacks drawn from the trained policy for its mean."""
