@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,17 +30,22 @@ def cache_folder(cache_dir: str | Path | None) -> Path:
     return user_cache_path("recattack-gym")
 
 
-def code_hash(victim: type[Victim]) -> str:
+def code_hash(victim: type[Victim]) -> str | None:
     """Return a digest of the sources that decide what a victim learns: all victims', and its own file.
 
     A version number does not move while someone edits a victim; a stale cache would then answer for
     code that is no longer there.
+
+    Returns:
+        `None` if the victim has no source file, as a class that was typed into an interpreter.
     """
+    module = sys.modules.get(victim.__module__)
+    own = None if module is None else module.__dict__.get("__file__")
+    if own is None or not Path(own).is_file():
+        return None
     folder = Path(inspect.getfile(Victim)).parent
-    own = inspect.getsourcefile(victim)
-    paths = {*folder.glob("*.py"), *([] if own is None else [Path(own)])}
     digest = hashlib.sha256()
-    for path in sorted(path for path in paths if path.is_file()):
+    for path in sorted({*folder.glob("*.py"), Path(own)}):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -55,14 +61,18 @@ def fit_cached(
     """Fit `victim`, or load what an earlier call fitted from the same log, settings, seed and version.
 
     A cached file that cannot be trusted is reported in the log and replaced; a folder that cannot be
-    written to costs only the caching.
+    written to costs only the caching. A victim without a source file is never cached, since nothing would
+    tell when it changes.
 
     Returns:
         A fitted victim, not always the one passed in.
     """
+    code = code_hash(type(victim))
+    if code is None:
+        return victim.fit(log, np.random.default_rng(seed), n_new_items=n_new_items)
     identity = {
         "version": __version__,
-        "code": code_hash(type(victim)),
+        "code": code,
         "format": STATE_VERSION,
         "victim": victim.name,
         "class": f"{type(victim).__module__}.{type(victim).__qualname__}",

@@ -101,3 +101,14 @@ def test_the_code_of_a_victim_of_ones_own_counts() -> None:
 
     assert code_hash(Mine) != code_hash(ItemPop)  # this file is not in the package
     assert code_hash(BPR) == code_hash(ItemPop)  # victims share kernels, so they share a hash
+
+
+def test_a_victim_typed_into_an_interpreter_is_not_cached(tmp_path: Path) -> None:
+    class Mine(ItemPop):
+        name = "Mine"
+
+    Mine.__module__ = "no.such.module"
+    assert code_hash(Mine) is None
+    victim = fit_cached(Mine(), LOG, n_new_items=1, seed=0, cache_dir=tmp_path)
+    assert victim.recommend(np.arange(2), 1).shape == (2, 1)
+    assert not (tmp_path / "victims").exists()
