@@ -60,3 +60,17 @@ class InteractionGraph:
         """Shape `(2 * n_edges,)`: the values of `D^-1/2 A D^-1/2`, in the order of `neighbours`."""
         rows = np.repeat(np.arange(self.n_nodes), np.diff(self.indptr))
         return self.scale[rows] * self.scale[self.neighbours]
+
+
+def touched_nodes(profile: NDArray[np.int64], n_clean_nodes: int) -> NDArray[np.int32]:
+    """Return the nodes that a poison set touches: the items it clicks and its fake users.
+
+    Args:
+        profile: Shape `(N, T)`.
+        n_clean_nodes: Nodes without the fake users.
+
+    Returns:
+        Ascending and distinct.
+    """
+    fakes = np.arange(n_clean_nodes, n_clean_nodes + len(profile))
+    return np.concatenate([np.unique(profile), fakes]).astype(np.int32)

@@ -3,6 +3,7 @@
 The plain path in `ngcf` is the reference. What is saved here, without changing the result: layer L is
 computed for the batch's nodes alone, layer L-1 for these and their neighbours, and so on, forward and
 backward; sums over neighbours, products and activations are fused over blocks that stay in the cache.
+Fine-tuning moves few embeddings, so layer 1 is taken from the clean victim except around those.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from recattack_gym.victims.graph import InteractionGraph
+from recattack_gym.victims.graph import InteractionGraph, touched_nodes
 from recattack_gym.victims.graph_kernel import (
     Contest,
     GraphArrays,
@@ -57,8 +58,8 @@ class Workspace(NamedTuple):
     """Buffers of one thread; V nodes, L layers, width `w = (L + 1) * d`.
 
     Attributes:
-        first: First moments of Adam.
-        second: Second moments.
+        first: First moments of Adam; one row per embedding that may move.
+        second: Second moments, likewise.
         gradient: All zero between steps.
         layers: Shape `(L, V, d)`: outputs of layers 1 to L, before the L2 norm.
         sums: Shape `(L, V, d)`: normalised sums over neighbours, inputs of layers 1 to L.
@@ -102,16 +103,16 @@ def make_parameters(n_nodes: int, n_layers: int, size: int) -> Parameters:
     )
 
 
-def make_workspace(n_nodes: int, n_layers: int, size: int) -> Workspace:
-    """Return the buffers of one thread."""
+def make_workspace(n_nodes: int, n_layers: int, size: int, n_moving: int) -> Workspace:
+    """Return the buffers of one thread for at most `n_moving` embeddings that move."""
     width = (n_layers + 1) * size
 
     def floats(*shape: int) -> NDArray[np.float32]:
         return np.zeros(shape, dtype=np.float32)
 
     return Workspace(
-        first=make_parameters(n_nodes, n_layers, size),
-        second=make_parameters(n_nodes, n_layers, size),
+        first=make_parameters(n_moving, n_layers, size),
+        second=make_parameters(n_moving, n_layers, size),
         gradient=make_parameters(n_nodes, n_layers, size),
         layers=floats(n_layers, n_nodes, size),
         sums=floats(n_layers, n_nodes, size),
@@ -135,7 +136,7 @@ class Trainer:
     def __init__(self, parameters: Parameters, graph: InteractionGraph, n_items: int) -> None:
         self._parameters, self._graph, self._n_items = parameters, graph_arrays(graph), n_items
         n_layers, size = parameters.biases.shape
-        self._work = make_workspace(graph.n_nodes, n_layers, size)
+        self._work = make_workspace(graph.n_nodes, n_layers, size, graph.n_nodes)
         self._steps = 0
 
     def train(
@@ -169,11 +170,12 @@ class Trainer:
 class _Thread(NamedTuple):
     """What one thread writes to."""
 
-    model: Parameters
+    embeddings: NDArray[np.float32]
     graph: GraphArrays
     work: Workspace
     items: NDArray[np.int32]
     negatives: NDArray[np.int32]
+    nodes: NDArray[np.int32]
 
 
 class NGCFEngine:
@@ -207,13 +209,19 @@ class NGCFEngine:
             None
         )
         self._threads: dict[tuple[int, int, int, int], _Thread] = {}
+        n_layers, size = clean.biases.shape
+        work = make_workspace(graph.n_nodes, n_layers, size, 0)
+        everyone = np.arange(graph.n_nodes, dtype=np.int32)
+        propagate_all(clean, graph_arrays(graph), everyone, work)
+        self._clean_sums, self._clean_layer = work.sums[0].copy(), work.layers[0].copy()
 
     def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
         """See `ExposureEngine.exposure`."""
         n_sets, n_fake_users, profile_size = profiles.shape
         schedule, fakes = self._prepare(seed, n_fake_users, profile_size)
         counts = np.zeros((n_sets, len(self._contest.targets)), dtype=np.int64)
-        clean_graph, n_items = graph_arrays(self._graph), self._graph.n_items
+        clean, clean_graph, n_items = self._clean, graph_arrays(self._graph), self._graph.n_items
+        n_clean = self._graph.n_nodes
         threads = [
             self._thread(t, n_fake_users, profile_size, len(schedule.clicks))
             for t in range(min(n_threads(), n_sets))
@@ -233,9 +241,15 @@ class NGCFEngine:
                     own.negatives,
                 )
                 inject_edges(clean_graph, profiles[m], own.graph)
-                _reset(own.model, self._clean, fakes, own.work)
-                train(
-                    own.model,
+                own.embeddings[:n_clean], own.embeddings[n_clean:] = clean.embeddings, fakes
+                own.work.sums[0, :n_clean] = self._clean_sums
+                own.work.layers[0, :n_clean] = self._clean_layer
+                model = Parameters(own.embeddings, clean.weights, clean.biases)
+                moving = touched_nodes(profiles[m], n_clean)
+                n_around = with_neighbours(own.graph, moving, len(moving), own.work.mark, own.nodes)
+                around = own.nodes[:n_around]
+                finetune(
+                    model,
                     own.graph,
                     schedule.user_ids,
                     own.items,
@@ -244,11 +258,12 @@ class NGCFEngine:
                     n_items,
                     self._learning_rate,
                     self._reg,
-                    0,
+                    moving,
+                    around,
                     own.work,
                 )
-                check_finite(*own.model)
-                propagate_all(own.model, own.graph, own.work)
+                check_finite(own.embeddings)
+                propagate_all(model, own.graph, around, own.work)
                 count_exposure(own.work.final, n_items, self._contest, counts[m])
 
         over_sets(n_sets, work)
@@ -275,30 +290,15 @@ class NGCFEngine:
             n_layers, size = self._clean.biases.shape
             n_nodes = self._graph.n_nodes + n_fake_users
             own = _Thread(
-                model=make_parameters(n_nodes, n_layers, size),
+                embeddings=np.zeros((n_nodes, size), dtype=np.float32),
                 graph=room_for_fakes(self._graph, n_fake_users, profile_size),
-                work=make_workspace(n_nodes, n_layers, size),
+                work=make_workspace(n_nodes, n_layers, size, n_fake_users * (profile_size + 1)),
                 items=np.zeros(n_examples, dtype=np.int32),
                 negatives=np.zeros((n_examples, 1), dtype=np.int32),
+                nodes=np.zeros(n_nodes, dtype=np.int32),
             )
             self._threads[(*key, thread)] = own
         return own
-
-
-@compiled
-def _reset(
-    model: Parameters, clean: Parameters, fakes: NDArray[np.float32], work: Workspace
-) -> None:
-    """Return a thread's model to the clean state with fresh fake users and a fresh Adam."""
-    n_clean = len(clean.embeddings)
-    model.embeddings[:n_clean] = clean.embeddings
-    model.embeddings[n_clean:] = fakes
-    model.weights[:] = clean.weights
-    model.biases[:] = clean.biases
-    for moments in (work.first, work.second):
-        moments.embeddings[:] = np.float32(0.0)
-        moments.weights[:] = np.float32(0.0)
-        moments.biases[:] = np.float32(0.0)
 
 
 @compiled
@@ -334,20 +334,25 @@ def train(
     for b in range(len(batch_indptr) - 1):
         batch = slice(batch_indptr[b], batch_indptr[b + 1])
         _select_batch(graph, users[batch], items[batch], negatives[batch], n_items, work)
-        _forward(parameters, graph, work)
+        layer1, everyone = work.nodes[1, : work.n_nodes[1]], work.nodes[0, : work.n_nodes[0]]
+        _forward(parameters, graph, layer1, work)
         _concatenate(parameters, work)
         _loss_gradient(users[batch], items[batch], negatives[batch], n_items, reg, work)
-        _backward(parameters, graph, work)
+        _backward(parameters, graph, layer1, everyone, True, work)  # noqa: FBT003
         step = first_step + b + 1
-        adam_rows(
-            parameters.embeddings.reshape(-1),
-            gradient.embeddings.reshape(-1),
-            first.embeddings.reshape(-1),
-            second.embeddings.reshape(-1),
-            parameters.embeddings.size,
-            learning_rate,
-            step,
-        )
+        for weights, slope, mean, square in (
+            (parameters.embeddings, gradient.embeddings, first.embeddings, second.embeddings),
+            (parameters.biases, gradient.biases, first.biases, second.biases),
+        ):
+            adam_rows(
+                weights.reshape(-1),
+                slope.reshape(-1),
+                mean.reshape(-1),
+                square.reshape(-1),
+                weights.size,
+                learning_rate,
+                step,
+            )
         adam_rows(
             parameters.weights.reshape(-1),
             gradient.weights.reshape(-1),
@@ -357,23 +362,65 @@ def train(
             learning_rate,
             step,
         )
-        adam_rows(
-            parameters.biases.reshape(-1),
-            gradient.biases.reshape(-1),
-            first.biases.reshape(-1),
-            second.biases.reshape(-1),
-            parameters.biases.size,
-            learning_rate,
-            step,
-        )
 
 
 @compiled
-def propagate_all(parameters: Parameters, graph: GraphArrays, work: Workspace) -> None:
-    """Write what all nodes are scored by to `work.final`, row by node."""
+def finetune(
+    parameters: Parameters,
+    graph: GraphArrays,
+    users: NDArray[np.int32],
+    items: NDArray[np.int32],
+    negatives: NDArray[np.int32],
+    batch_indptr: NDArray[np.int64],
+    n_items: int,
+    learning_rate: float,
+    reg: float,
+    moving: NDArray[np.int32],
+    around: NDArray[np.int32],
+    work: Workspace,
+) -> None:
+    """Take one step per batch of a fresh Adam on some embeddings, all else being fixed.
+
+    Args:
+        parameters: `embeddings` is changed in place at `moving`.
+        graph: What to propagate over.
+        users: See `train`, also for the next six.
+        items: Shape `(S,)`.
+        negatives: Shape `(S,)`.
+        batch_indptr: Shape `(n_batches + 1,)`.
+        n_items: User `u` is node `n_items + u`.
+        learning_rate: Step size.
+        reg: L2 penalty.
+        moving: The nodes whose embeddings move.
+        around: These and their neighbours; for all other nodes, `work.sums[0]` and `work.layers[0]`
+            must be right already.
+        work: Buffers.
+    """
+    first, second = work.first.embeddings, work.second.embeddings
+    first[:] = np.float32(0.0)
+    second[:] = np.float32(0.0)
+    for b in range(len(batch_indptr) - 1):
+        batch = slice(batch_indptr[b], batch_indptr[b + 1])
+        _select_batch(graph, users[batch], items[batch], negatives[batch], n_items, work)
+        _forward(parameters, graph, around, work)
+        _concatenate(parameters, work)
+        _loss_gradient(users[batch], items[batch], negatives[batch], n_items, reg, work)
+        _backward(parameters, graph, around, moving, False, work)  # noqa: FBT003
+        gradient = work.gradient.embeddings
+        for r in range(len(moving)):
+            row, slope = parameters.embeddings[moving[r]], gradient[moving[r]]
+            adam_rows(row, slope, first[r], second[r], len(row), learning_rate, b + 1)
+        gradient[:] = np.float32(0.0)
+
+
+@compiled
+def propagate_all(
+    parameters: Parameters, graph: GraphArrays, around: NDArray[np.int32], work: Workspace
+) -> None:
+    """Write what all nodes are scored by to `work.final`, row by node; `around` as in `finetune`."""
     for level in range(len(work.n_nodes)):
         _select_all(work, level)
-    _forward(parameters, graph, work)
+    _forward(parameters, graph, around, work)
     _concatenate(parameters, work)
 
 
@@ -418,12 +465,15 @@ def _select_batch(
 
 
 @compiled
-def _forward(parameters: Parameters, graph: GraphArrays, work: Workspace) -> None:
+def _forward(
+    parameters: Parameters, graph: GraphArrays, layer1: NDArray[np.int32], work: Workspace
+) -> None:
+    """Compute layer 1 for `layer1` and the others for `work.nodes`."""
     size = parameters.embeddings.shape[1]
     inputs, outputs = work.inputs, work.outputs
     for layer in range(len(parameters.weights)):
         below = parameters.embeddings if layer == 0 else work.layers[layer - 1]
-        needed = work.nodes[layer + 1, : work.n_nodes[layer + 1]]
+        needed = layer1 if layer == 0 else work.nodes[layer + 1, : work.n_nodes[layer + 1]]
         sums, layers = work.sums[layer], work.layers[layer]
         weight, bias = parameters.weights[layer], parameters.biases[layer]
         for block in range(0, len(needed), BLOCK):
@@ -534,11 +584,19 @@ def _loss_gradient(
 
 
 @compiled
-def _backward(parameters: Parameters, graph: GraphArrays, work: Workspace) -> None:
+def _backward(
+    parameters: Parameters,
+    graph: GraphArrays,
+    layer1: NDArray[np.int32],
+    moving: NDArray[np.int32],
+    trains_weights: bool,  # noqa: FBT001  # kernels take no keywords
+    work: Workspace,
+) -> None:
     """Turn the loss's gradient into that of the parameters, from the last layer down.
 
     `gradient.embeddings` holds, layer by layer, what each node's output has got from above except
     through its neighbours; that part waits in `through`, one row per node, until the node's turn.
+    The result is right for the embeddings of `moving`, whose neighbours must be in `layer1`.
     """
     n_layers, size = parameters.biases.shape
     gradient, inputs, outputs = work.gradient.embeddings, work.inputs, work.outputs
@@ -549,7 +607,7 @@ def _backward(parameters: Parameters, graph: GraphArrays, work: Workspace) -> No
         below = parameters.embeddings if layer == 0 else work.layers[layer - 1]
         layers, sums, weight = work.layers[layer], work.sums[layer], parameters.weights[layer]
         to_weight, to_bias = work.gradient.weights[layer], work.gradient.biases[layer]
-        needed = work.nodes[layer + 1, : work.n_nodes[layer + 1]]
+        needed = layer1 if layer == 0 else work.nodes[layer + 1, : work.n_nodes[layer + 1]]
         waiting, through = work.through[(layer + 1) % 2], work.through[layer % 2]
         if len(needed) < len(through):
             through[:] = np.float32(0.0)
@@ -558,19 +616,22 @@ def _backward(parameters: Parameters, graph: GraphArrays, work: Workspace) -> No
             n = len(nodes)
             if is_waiting:
                 add_neighbours(graph, nodes, waiting, gradient)
-            _join(nodes, sums, below, inputs)
             for r in range(n):
                 back, out, given = outputs[r], layers[nodes[r]], gradient[nodes[r]]
                 for d in range(size):
                     rate = np.float32(1.0) if out[d] > np.float32(0.0) else np.float32(SLOPE)
                     back[d] = rate * given[d]
-                for d in range(size):
-                    to_bias[d] += back[d]
             np.dot(outputs[:n], weight.T, inputs_gradient[:n])
-            np.dot(inputs[:n].T, outputs[:n], weight_part)
-            for x in range(2 * size):
-                for d in range(size):
-                    to_weight[x, d] += weight_part[x, d]
+            if trains_weights:
+                _join(nodes, sums, below, inputs)
+                np.dot(inputs[:n].T, outputs[:n], weight_part)
+                for x in range(2 * size):
+                    for d in range(size):
+                        to_weight[x, d] += weight_part[x, d]
+                for r in range(n):
+                    back = outputs[r]
+                    for d in range(size):
+                        to_bias[d] += back[d]
             for r in range(n):
                 v = nodes[r]
                 own, total, to_own, to_total = below[v], sums[v], gradient[v], through[v]
@@ -581,10 +642,9 @@ def _backward(parameters: Parameters, graph: GraphArrays, work: Workspace) -> No
                     to_total[d] = by_sum[d] + by_product[d] * own[d]
         _add_loss(layer, work, gradient)
         is_waiting = 4 * len(needed) > len(through)
-        if not is_waiting:
+        if layer > 0 and not is_waiting:
             push_to_neighbours(graph, needed, through, gradient)
-    if is_waiting:
-        add_neighbours(graph, work.nodes[0, : work.n_nodes[0]], work.through[0], gradient)
+    add_neighbours(graph, moving, work.through[0], gradient)
 
 
 @compiled

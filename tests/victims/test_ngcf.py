@@ -19,7 +19,13 @@ from recattack_gym.victims.graph_kernel import (
     room_for_fakes,
 )
 from recattack_gym.victims.ngcf import Examples, propagate
-from recattack_gym.victims.ngcf_kernel import Parameters, make_workspace, propagate_all, train
+from recattack_gym.victims.ngcf_kernel import (
+    NGCFEngine,
+    Parameters,
+    make_workspace,
+    propagate_all,
+    train,
+)
 
 N_NEW = 3
 TARGETS = [24, 25, 26]
@@ -136,7 +142,8 @@ def test_compiled_training_equals_autograd(
     victim._train(iter([Examples(users, items, negatives, bounds, 0.01)]))
     parameters = Parameters(*learnt)
     graph = graph_arrays(InteractionGraph.from_log(log))
-    work = make_workspace(len(graph.scale), n_layers, size)
+    n_nodes = len(graph.scale)
+    work = make_workspace(n_nodes, n_layers, size, n_nodes)
     train(
         parameters,
         graph,
@@ -152,7 +159,7 @@ def test_compiled_training_equals_autograd(
     )
     for found, expected in zip(parameters, victim.state.values(), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-5)
-    propagate_all(parameters, graph, work)
+    propagate_all(parameters, graph, np.arange(n_nodes, dtype=np.int32), work)
     np.testing.assert_allclose(work.final, victim._propagated(), atol=2e-4)
 
 
@@ -328,3 +335,40 @@ def test_no_event_gets_a_negative_that_its_user_has_seen(small_log: Interactions
     expected = np.lexsort((small_log.item_ids, small_log.user_ids))
     np.testing.assert_array_equal(examples.items[order], small_log.item_ids[expected])
     assert examples.batch_indptr.tolist() == [*range(0, len(small_log), 50), len(small_log)]
+
+
+def test_fine_tuning_moves_the_fake_users_and_their_items_alone(
+    victim: NGCF,
+) -> None:
+    profile = np.array([[25, 0, 25], [3, 0, 7]])
+    clean, poisoned = victim.state, victim.poisoned(profile, 1, "finetune").state
+    for key in ("weights", "biases"):
+        np.testing.assert_array_equal(poisoned[key], clean[key])
+    n_clean = len(clean["embeddings"])
+    moved = (poisoned["embeddings"][:n_clean] != clean["embeddings"]).any(axis=1)
+    assert np.flatnonzero(moved).tolist() == [0, 3, 7, 25]
+    fakes = victim._first_fakes(1, 2)
+    assert (poisoned["embeddings"][n_clean:] != fakes).any(axis=1).all()
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 4])
+def test_compiled_fine_tuning_equals_the_plain_path(
+    small_log: Interactions, make_lists: MakeLists, n_layers: int
+) -> None:
+    settings = {
+        "embedding_size": 6,
+        "n_layers": n_layers,
+        "epochs": 5,
+        "batch_size": 64,
+        "finetune_epochs": 3,
+        "finetune_batch_size": 10,
+    }
+    victim = NGCF(settings).fit(small_log, np.random.default_rng(3), n_new_items=N_NEW)
+    engine = victim._compiled_engine(make_lists(small_log, TARGETS))
+    assert isinstance(engine, NGCFEngine)
+    for profile in profiles(small_log, 2, 3, 4):
+        engine.exposure(profile[None], 5)
+        (thread,) = engine._threads.values()
+        poisoned = victim.poisoned(profile, 5, "finetune")
+        np.testing.assert_allclose(thread.embeddings, poisoned.state["embeddings"], atol=1e-4)
+        np.testing.assert_allclose(thread.work.final, poisoned._propagated(), atol=1e-3)
