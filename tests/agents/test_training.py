@@ -222,6 +222,8 @@ def test_an_agent_learns_to_beat_the_policy_that_it_started_as() -> None:
         total_steps=20 * 8 * 40,
         learning_rate=5e-2,
         n_epochs=8,
+        target_share=0.5,  # with no taste for popular items, so that there is something to learn
+        popularity_weight=0.0,
     )
     learner = Learner(config)
     before = learner.sample(32)[0].mean()
