@@ -18,7 +18,7 @@ from agents.training import TrainingConfig
 from recattack_gym.core.checks import as_count
 from recattack_gym.core.files import atomic_write
 
-ENV_ID = "recattack_gym:RecPoison-NGCF-v0"
+ENV_ID = "recattack_gym:RecPoison-GRU4Rec-v0"
 AGENT = "PPO (trained)"
 NO_ATTACK = "no attack"
 

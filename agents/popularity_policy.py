@@ -133,7 +133,7 @@ class PopularityPolicy(MultiInputActorCriticPolicy):
         *,
         table: NDArray[np.float32],
         target_share: float = 0.5,
-        popularity_weight: float = 1.0,
+        popularity_weight: float = 0.0,
         **kwargs: Any,  # noqa: ANN401  # SB3's own
     ) -> None:
         if not isinstance(action_space, spaces.Discrete) or action_space.n != len(table):

@@ -31,7 +31,7 @@ POLICIES: tuple[PolicyName, ...] = ("popularity", "embedding")
 LEARNING_RATES: Mapping[PolicyName, float] = MappingProxyType(
     {"popularity": 2e-2, "embedding": 1e-2}
 )
-"""Large, because a run has few updates; chosen on NGCF, platform seeds 10 to 15, agent seeds from 100 on."""
+"""Large, because a run has few updates; chosen on platform seeds 10 to 15, agent seeds from 100 on."""
 LEARNERS_REWARD = "normalized"
 """What learners are paid, so that step sizes do not depend on the platform's size."""
 
@@ -66,22 +66,16 @@ class TrainingConfig:
     """PPO's minibatches per pass; a rollout has no more returns than `n_envs`."""
     clip_range: float = 0.2
     """PPO's clip range; 0.2 as in Stable-Baselines3."""
-    target_share: float = 0.3
-    """With `policy="popularity"`: share of clicks on targets before training, about that of Middle.
-
-    With 0.5, as PoisonRec's tree starts, two of four runs on NGCF never left the region where all that
-    pays is fewer targets (platform seeds 10 to 13, 640 attacks each).
-    """
-    target_identity: float = 0.0
+    target_share: float = 0.5
+    """With `policy="popularity"`: share of clicks on targets before training; a half, as PoisonRec's tree."""
+    target_identity: float = 0.2
     """With `policy="popularity"`: weight of which target an item is; 0 treats all targets alike.
 
-    Telling them apart lets a policy concentrate on a few targets, and costs it attacks to learn which.
+    Telling them apart lets a policy concentrate on a few targets, and costs it attacks to learn which;
+    CoVisitation pays for it, at weight 1.
     """
-    popularity_weight: float = 2.0
-    """With `policy="popularity"`: how much the untrained policy prefers popular items; 0 not at all.
-
-    At 2 it clicks much like the heuristic Popular, so that it improves on that from the start.
-    """
+    popularity_weight: float = 0.0
+    """With `policy="popularity"`: how much the untrained policy prefers popular items; 0 not at all."""
     embedding_size: int = 32
     """With `policy="embedding"`: width of an item's embedding."""
     hidden_size: int = 64
