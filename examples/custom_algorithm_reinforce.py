@@ -30,7 +30,8 @@ def main(
     platform = envs.unwrapped
     popularity = np.log1p(platform.item_popularity)  # type: ignore[attr-defined]  # PoisonVectorEnv's
     is_target = np.isin(np.arange(len(popularity)), platform.target_items)  # type: ignore[attr-defined]
-    features = np.stack([is_target, (popularity - popularity.mean()) / popularity.std()], axis=1)
+    level = (popularity - popularity[~is_target].mean()) / popularity[~is_target].std()
+    features = np.stack([is_target, np.where(is_target, 0.0, level)], axis=1)
     items = torch.tensor(features, dtype=torch.float32)  # (n_items, 2)
     start = [float(np.log((~is_target).sum() / is_target.sum())), 0.0]  # half the clicks on targets
     weights = torch.tensor([start, start], requires_grad=True)  # (last click was a target, feature)
