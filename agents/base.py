@@ -36,6 +36,8 @@ class Attacker(ABC):
     """The least that a view must show for this attack to work."""
     directions: ClassVar[tuple[Direction, ...]] = ("push",)
     """Goals that this attack has an answer to."""
+    why_not: ClassVar[str] = ""
+    """Why it has none to the others, and what has; ends the error message."""
     config_class: ClassVar[type[AttackerConfig]] = AttackerConfig
 
     def __init__(self, config: AttackerConfig | Mapping[str, object] | None = None) -> None:
@@ -85,9 +87,10 @@ class Attacker(ABC):
                 f"this view has {view.knowledge}"
             )
         if view.goal.direction not in self.directions:
+            known = " or ".join(map(repr, self.directions))
             raise ArgumentError(
-                f"direction must be one of {self.directions} for attacker {self.name!r}, "
-                f"got {view.goal.direction!r}"
+                f"direction must be {known} for attacker {self.name!r}, "
+                f"got {view.goal.direction!r}{self.why_not and f': {self.why_not}'}"
             )
         queries_before = view.n_queries
         budget = view.budget

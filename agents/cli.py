@@ -13,12 +13,12 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
 import numpy as np
+from tqdm import tqdm
 
 from agents.benchmark.tables import markdown_table
 from agents.heuristic import ATTACKERS
@@ -33,8 +33,9 @@ from agents.options import (
 from agents.reports import Report, Stopwatch, attack_fields, versions
 from envs_registry import ENV_IDS, VICTIM_NAMES
 from recattack_gym import __version__
-from recattack_gym.core import FakeProfiles, RecAttackError, UnknownNameError
+from recattack_gym.core import ArgumentError, FakeProfiles, RecAttackError, UnknownNameError
 from recattack_gym.core.checks import as_count
+from recattack_gym.core.errors import nearest_name
 
 Handler = Callable[[argparse.Namespace], Report]
 
@@ -50,6 +51,19 @@ BENCHMARKS = {
 """Benchmarks, each in `agents/benchmark/<name>.py`, imported when one is run."""
 
 
+AGENT_SETTINGS = {
+    "target_identity": "weight of which target an item is, beside that it is one: 0 treats all targets "
+    "alike; try 1 against CoVisitation",
+    "target_share": "share of clicks on targets before training",
+    "popularity_weight": "how much the untrained policy prefers popular items",
+    "n_epochs": "PPO's passes over a rollout",
+    "n_minibatches": "PPO's minibatches per pass",
+    "clip_range": "PPO's clip range",
+    "ent_coef": "weight of the entropy bonus",
+    "embedding_size": "with --policy embedding: width of an item's embedding",
+    "hidden_size": "width of the hidden layer",
+}
+"""Fields of `TrainingConfig` that are options of `recattack train`, and what its help says of them."""
 NO_SIDE_EFFECTS = "do not measure recommendation quality before and after"
 
 
@@ -70,9 +84,17 @@ class _Parser(argparse.ArgumentParser):
         """Print the mistake, with the nearest right word, and leave with exit code 2."""
         wrong = re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", message)
         if wrong:
-            near = get_close_matches(wrong[1], re.findall(r"[^\s',]+", wrong[2]), n=1)
-            message += f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest_name(wrong[1], re.findall(r"[^\s',]+", wrong[2]))
+            message += f"; did you mean {near!r}?" if near else ""
         self.exit(EXIT_USAGE, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+
+
+class _BesideProgressBars(logging.Handler):
+    """Writes to standard error, on lines of its own where a progress bar is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,8 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+        format="%(levelname)s %(name)s: %(message)s" if args.verbose else "recattack: %(message)s",
+        handlers=[_BesideProgressBars()],
     )
     handler: Handler = args.handler
     try:
@@ -130,8 +152,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     args, rest = _build_parser(argv).parse_known_args(argv)
     if rest:
         command: argparse.ArgumentParser = args.parser
-        near = get_close_matches(rest[0], re.findall(r"--[a-z][a-z-]*", command.format_help()), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        options = re.findall(r"--[a-z][a-z-]*", command.format_help())
+        near = nearest_name(rest[0], options)
+        hint = f"; did you mean {near!r}?" if near else ""
+        if rest[0] in options:
+            hint = f": options come after `{command.prog}`"
         command.error(f"unknown argument {rest[0]!r}{hint}")
     return args
 
@@ -195,7 +220,13 @@ def _build_parser(argv: Sequence[str]) -> _Parser:
     attack.add_argument("env_id", metavar="ENV_ID", help="see `recattack envs`")
     attack.add_argument("--attacker", required=True, help=", ".join(ATTACKERS))
     attack.add_argument(
-        "--attacker-config", nargs="+", type=key_value, default=[], metavar="KEY=VALUE"
+        "--attacker-config",
+        nargs="+",
+        type=key_value,
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the attacker, e.g. popular_rate=0.2",
     )
     attack.add_argument("--seed", type=int, default=0, help="seed of the attacker (default: 0)")
     attack.add_argument(
@@ -227,6 +258,7 @@ def _add_training(command: Callable[..., _Parser]) -> None:
         "train an attacker with Stable-Baselines3",
         "  recattack train RecPoison-BPR-v0 --algo ppo --save runs/bpr\n"
         "  recattack train RecPoison-BPR-v0 --algo ppo --save runs/bpr --resume\n"
+        "  recattack train RecPoison-CoVisitation-v0 --target-identity 1\n"
         "  recattack train RecPoison-NGCF-v0 --algo a2c --total-steps 64000 --dataset ml-100k --json",
     )
     train.add_argument("env_id", metavar="ENV_ID", help="see `recattack envs`")
@@ -246,10 +278,21 @@ def _add_training(command: Callable[..., _Parser]) -> None:
     train.add_argument(
         "--policy", default=defaults.policy, help=f"{' or '.join(POLICIES)} ({defaults.policy})"
     )
-    train.add_argument("--learning-rate", type=float, help="default: the algorithm's own")
+    agent = train.add_argument_group(
+        "agent (docs/training.md)", "What an untrained agent knows, and how fast it learns."
+    )
+    agent.add_argument("--learning-rate", type=float, help=f"default: {_learning_rates()}")
+    for name, text in AGENT_SETTINGS.items():
+        default = getattr(defaults, name)
+        agent.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            help=f"{text} ({default})",
+        )
     train.add_argument("--no-side-effects", action="store_true", help=NO_SIDE_EFFECTS)
     train.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_environment_options(train)
+    add_environment_options(train, for_training=True)
 
     demo = command(
         "demo",
@@ -257,9 +300,26 @@ def _add_training(command: Callable[..., _Parser]) -> None:
         "train an attacker in three minutes and compare it with rules of thumb",
         "  recattack demo\n  recattack demo --out my-folder --seeds 0 1 2 --json",
     )
-    demo.add_argument("--out", type=Path, default=Path("recattack-demo"), metavar="DIR")
-    demo.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
-    demo.add_argument("--queries", type=int, help="attacks that the agent may try per seed")
+    demo.add_argument(
+        "--out",
+        type=Path,
+        default=Path("recattack-demo"),
+        metavar="DIR",
+        help="where the picture and the results go (recattack-demo)",
+    )
+    demo.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="SEED",
+        help="platforms, each with an agent of its own (0 1 2)",
+    )
+    demo.add_argument(
+        "--queries",
+        type=int,
+        help=f"attacks that the agent may try per seed, a multiple of {defaults.n_envs} (640)",
+    )
     demo.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder of fitted victims")
 
 
@@ -346,6 +406,8 @@ def _attack(args: argparse.Namespace) -> Report:
     attacker = ATTACKERS[args.attacker](dict(args.attacker_config))
     seed = as_count("--seed", args.seed, at_least=0)
     n_draws = as_count("--draws", args.draws)
+    if args.save is not None and args.save.is_dir():
+        raise ArgumentError(f"--save must name a file, got the folder {args.save}")
     watch = Stopwatch()
     env = make_environment(args.env_id, environment_options(args))
     simulator = env.simulator
@@ -418,6 +480,7 @@ def _train(args: argparse.Namespace) -> Report:
         seed=args.seed,
         eval_episodes=args.eval_episodes,
         learning_rate=args.learning_rate,
+        **{name: getattr(args, name) for name in AGENT_SETTINGS},
     )
     return train(
         config,
@@ -436,6 +499,12 @@ def _bench(args: argparse.Namespace) -> Report:
 
 def _benchmark(name: str) -> Benchmark:
     return cast(Benchmark, import_module(f"agents.benchmark.{name}"))
+
+
+def _learning_rates() -> str:
+    from agents.training import LEARNING_RATES
+
+    return ", ".join(f"{rate} for --policy {name}" for name, rate in LEARNING_RATES.items())
 
 
 def _demo(args: argparse.Namespace) -> Report:

@@ -15,6 +15,7 @@ from agents.heuristic import ATTACKERS
 from agents.options import make_environment, resolved_config
 from agents.reports import Report, Stopwatch, versions
 from agents.training import TrainingConfig
+from recattack_gym.core import ArgumentError
 from recattack_gym.core.checks import as_count
 from recattack_gym.core.files import atomic_write
 
@@ -39,6 +40,14 @@ class DemoConfig:
     def __post_init__(self) -> None:
         for name in ("n_fake_users", "profile_size", "n_queries", "n_fresh"):
             as_count(name, getattr(self, name))
+        rollout = TrainingConfig().n_envs
+        if self.n_queries % rollout:
+            fewer = self.n_queries // rollout * rollout
+            near = f"{fewer} or {fewer + rollout}" if fewer else str(rollout)
+            raise ArgumentError(
+                f"n_queries must be a multiple of {rollout}, since the agent learns from so many attacks "
+                f"at a time, got {self.n_queries}: take {near}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +66,8 @@ class SeedResult:
     """Attacker -> mean RecNum of fresh attacks."""
     best: Mapping[str, int]
     """Attacker -> largest RecNum among equally many attacks, `n_queries` each."""
+    config: Mapping[str, object]
+    """Every argument of the environment, and of the agent's training."""
 
 
 def run_demo(
@@ -76,14 +87,22 @@ def run_demo(
 
     Args:
         out: Folder for `learning-curve.png` and `results.json`.
-        seeds: Platforms.
+        seeds: Platforms, distinct.
         config: What to run; `None` for the defaults.
         cache_dir: Where fitted victims are kept.
         show_progress: Whether to draw a progress bar on standard error.
+
+    Raises:
+        ArgumentError: If a seed is negative or comes twice, or there is none.
     """
     config = config or DemoConfig()
     for seed in seeds:
         as_count("seeds", seed, at_least=0)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ArgumentError(
+            f"seeds must be one or more distinct numbers, since each is another platform, "
+            f"got {list(seeds)}"
+        )
     watch = Stopwatch()
     from agents.demo_figure import draw_learning_curves
 
@@ -99,14 +118,13 @@ def run_demo(
     table, rows = _compare(results, config)
     figure, record = out / "learning-curve.png", out / "results.json"
     draw_learning_curves(results, figure)
-    env = make_environment(ENV_ID, options)
     data: dict[str, object] = {
         "command": "demo",
         "env_id": ENV_ID,
         "seeds": list(seeds),
         "attackers": rows,
         "runs": [asdict(result) for result in results],
-        "config": {"demo": asdict(config), "env": resolved_config(env)},
+        "config": {"demo": asdict(config)},
         "figure": str(figure),
         **watch.fields(),
         "versions": versions(),
@@ -141,16 +159,14 @@ def _run_seed(
             bar.update(n_draws)
         mean[name], best[name] = float(np.mean(draws)), max(draws)
     bar.set_description(f"seed {seed}: {AGENT}")
-    learner = Learner(
-        TrainingConfig(
-            env_id=ENV_ID,
-            env_options=options,
-            total_steps=config.n_queries * config.n_fake_users * config.profile_size,
-            seed=seed,
-        ),
-        on_attacks=bar.update,
+    training = TrainingConfig(
+        env_id=ENV_ID,
+        env_options=options,
+        total_steps=config.n_queries * config.n_fake_users * config.profile_size,
+        seed=seed,
     )
-    learner.run()
+    learner = Learner(training)
+    learner.run(bar.update)
     fresh, _ = learner.sample(config.n_fresh)
     mean[AGENT] = float(fresh.mean())
     best[AGENT] = int(max(learner.progress.rec_nums))
@@ -161,6 +177,7 @@ def _run_seed(
         curve=learner.progress.rec_nums,
         mean=mean,
         best=best,
+        config={"env": resolved_config(env), "training": asdict(training)},
     )
 
 

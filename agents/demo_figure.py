@@ -43,14 +43,18 @@ def draw_learning_curves(results: Sequence[SeedResult], path: Path) -> None:
     figure = Figure(figsize=(9.6, 4.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for curve in curves:
-        axes.plot(tried, curve, color=COLOURS[AGENT], linewidth=0.8, alpha=0.5)
-    axes.plot(tried, curves.mean(axis=0), color=COLOURS[AGENT], linewidth=2.2, label=AGENT)
+    for n, curve in enumerate(curves):
+        label = f"{AGENT}, each platform" if n == 0 else None
+        axes.plot(tried, curve, color=COLOURS[AGENT], linewidth=0.8, alpha=0.5, label=label)
+    axes.plot(
+        tried, curves.mean(axis=0), color=COLOURS[AGENT], linewidth=2.2, label=f"{AGENT}, mean"
+    )
     for name in results[0].mean:
         if name != AGENT:
             level = float(np.mean([result.mean[name] for result in results]))
-            style = ":" if name == NO_ATTACK else "--"
-            axes.axhline(level, color=COLOURS[name], linestyle=style, label=f"{name} ({level:.0f})")
+            axes.axhline(
+                level, color=COLOURS[name], linestyle=DASHES[name], label=f"{name} ({level:.0f})"
+            )
     axes.set_xlabel("attacks tried by the agent (simulated retrainings)")
     axes.set_ylabel(f"RecNum (mean of the last {WINDOW} attacks)")
     axes.set_title(

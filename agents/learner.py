@@ -59,7 +59,6 @@ class Learner:
         config: What to train.
         checkpoint: File that is rewritten before every rollout, or `None` to keep nothing.
         resume: Whether to go on from `checkpoint`, which must exist.
-        on_attacks: Called with the number of attacks that have just been evaluated.
 
     Raises:
         ArgumentError: If the checkpoint belongs to another configuration.
@@ -72,12 +71,11 @@ class Learner:
         checkpoint: Path | None = None,
         *,
         resume: bool = False,
-        on_attacks: Callable[[int], object] | None = None,
     ) -> None:
         self.config = config
         self.progress = Progress()
         self._checkpoint = checkpoint
-        self._on_attacks = on_attacks
+        self._on_attacks: Callable[[int], object] | None = None
         self._randomness: Randomness | None = None
         self._env = make_attack_envs(config, config.n_envs)
         self.budget: AttackBudget = self._env.get_attr("budget")[0]
@@ -101,12 +99,18 @@ class Learner:
             raise StateError("no attack has been tried yet: call run() first")
         return self.progress.best_profiles
 
-    def run(self) -> None:
-        """Train up to `total_steps`, writing a checkpoint before every rollout and at the end."""
+    def run(self, on_attacks: Callable[[int], object] | None = None) -> None:
+        """Train up to `total_steps`, writing a checkpoint before every rollout and at the end.
+
+        Args:
+            on_attacks: Called with the number of attacks that have just been evaluated.
+        """
+        self._on_attacks = on_attacks
+        if self._randomness is not None:
+            self._randomness.restore()
+            self._randomness = None
         missing = self.total_steps - self.model.num_timesteps
         if missing > 0:
-            if self._randomness is not None:
-                self._randomness.restore()
             n_threads = torch.get_num_threads()
             torch.set_num_threads(
                 1

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from recattack_gym.envs import PoisonEnv
 
 
-def add_environment_options(parser: argparse.ArgumentParser) -> None:
-    """Declare one option per argument of the environments; what is not given keeps its default."""
+def add_environment_options(parser: argparse.ArgumentParser, *, for_training: bool = False) -> None:
+    """Declare one option per argument of the environments; what is not given keeps its default.
+
+    Args:
+        parser: Gets the options.
+        for_training: Whether to declare those, too, that only matter where attacks follow each other.
+    """
     group = parser.add_argument_group("environment (defaults: those of the environment)")
 
     def option(name: str, **settings: object) -> None:
@@ -33,7 +38,11 @@ def add_environment_options(parser: argparse.ArgumentParser) -> None:
         metavar="N|ID,ID,...",
         help="number of new items to promote, or ids of existing ones (a single id: `17,`)",
     )
-    option("--direction", choices=("push", "nuke"), help="promote or demote the targets")
+    option(
+        "--direction",
+        choices=("push", "nuke"),
+        help="promote or demote the targets; rules of thumb only promote",
+    )
     option("--k", type=int, help="length of a recommendation list")
     option(
         "--n-candidates",
@@ -57,6 +66,13 @@ def add_environment_options(parser: argparse.ArgumentParser) -> None:
         help="fixes the clean victim and the candidate lists",
     )
     option("--device", help="where torch-based victims run, e.g. cuda")
+    if for_training:
+        option(
+            "--resample-candidates",
+            action="store_true",
+            help="draw candidate lists and retraining afresh for every attack that is tried, as "
+            "PoisonRec does; the best attack is then reported on the platform's own lists",
+        )
 
 
 OPTION_NAMES = (
@@ -74,6 +90,7 @@ OPTION_NAMES = (
     "victim_config",
     "platform_seed",
     "device",
+    "resample_candidates",
 )
 """What `add_environment_options` declares, as arguments of the environments."""
 

@@ -5,7 +5,7 @@ Light on purpose: Stable-Baselines3 and torch are imported by `agents.learner`, 
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from recattack_gym.core.files import atomic_write
 
 if TYPE_CHECKING:
     from agents.learner import Learner
+    from recattack_gym.simulator import PlatformSimulator
 
 ALGORITHMS = ("ppo", "a2c")
 """Algorithms of Stable-Baselines3 that fit episodes of N * T clicks with one reward at the end."""
@@ -138,7 +139,8 @@ def train(
         side_effects: Whether to measure how recommendations for genuine users suffer.
 
     Raises:
-        ArgumentError: If the folder holds a run and `resume` is false, or it is another run's.
+        ArgumentError: If the folder holds a run and `resume` is false, or it is another run's, or there
+            is nothing to gain.
         ArtifactError: If there is nothing to resume, or it is damaged.
         KeyboardInterrupt: When interrupted; its message says how to go on.
     """
@@ -149,13 +151,14 @@ def train(
         )
     watch = Stopwatch()
     env = make_environment(config.env_id, {**config.env_options, "reward": LEARNERS_REWARD})
+    _check_gain(env.simulator)
     from agents.learner import Learner
 
-    with tqdm(unit="attack", disable=not show_progress) as bar:
-        learner = Learner(config, checkpoint, resume=resume, on_attacks=bar.update)
-        bar.total = learner.total_steps // learner.budget.n_clicks
-        bar.update(len(learner.progress.rec_nums))
-        _run(learner, checkpoint)
+    learner = Learner(config, checkpoint, resume=resume)
+    n_done = len(learner.progress.rec_nums)
+    n_wanted = max(n_done, learner.total_steps // learner.budget.n_clicks)
+    with tqdm(unit="attack", total=n_wanted, initial=n_done, disable=not show_progress) as bar:
+        _run(learner, checkpoint, bar.update)
     progress = learner.progress
     fresh, _ = learner.sample(config.eval_episodes)
     header = {
@@ -182,7 +185,7 @@ def train(
         },
         "n_queries": sum(n_queries.values()),
         "queries": n_queries,
-        "total_steps": learner.total_steps,
+        "total_steps": learner.model.num_timesteps,
         "curve": progress.rec_nums,
         "seed": config.seed,
         "config": {"training": _as_json(asdict(config)), "env": resolved_config(env)},
@@ -200,9 +203,25 @@ def train(
     return Report(text=_describe(data, fresh), data=data)
 
 
-def _run(learner: "Learner", checkpoint: Path) -> None:
+def _check_gain(simulator: "PlatformSimulator") -> None:
+    """Refuse a goal that is reached already, for which every attack would be paid the same."""
+    if simulator.goal.direction == "nuke":
+        if simulator.clean_rec_num == 0:
+            raise ArgumentError(
+                "targets must be shown to somebody if they are to be demoted, got RecNum 0 without any "
+                "attack: give ids of items that are recommended, or a larger k"
+            )
+    elif simulator.clean_rec_num == simulator.max_rec_num:
+        raise ArgumentError(
+            f"targets must be missing in somebody's list if they are to be promoted, got RecNum "
+            f"{simulator.max_rec_num} of {simulator.max_rec_num} without any attack: give other ids, or a "
+            "smaller k"
+        )
+
+
+def _run(learner: "Learner", checkpoint: Path, on_attacks: Callable[[int], object]) -> None:
     try:
-        learner.run()
+        learner.run(on_attacks)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"interrupted after {len(learner.progress.rec_nums)} attacks; {checkpoint} has all but the "

@@ -25,9 +25,16 @@ from recattack_gym.core.checks import as_count
 from recattack_gym.datasets import Dataset
 from recattack_gym.simulator import PlatformSimulator, PlatformView
 from recattack_gym.simulator.cache import code_hash
-from recattack_gym.victims import VICTIMS
+from recattack_gym.victims import VICTIMS, Victim
 
 logger = logging.getLogger(__name__)
+
+
+RESEED_EVERY = 2
+"""Of how many varied attacks one is also evaluated by full retraining from another seed.
+
+With 2 these are the attacks of every second kind in `KINDS`.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,11 +134,27 @@ def _simulator(piece: Mapping[str, object]) -> PlatformSimulator:
     return _simulators[key]
 
 
+_reseeded_victims: dict[PlatformSimulator, Victim] = {}
+
+
+def _reseeded(simulator: PlatformSimulator) -> Victim:
+    """Return the clean victim that the platform would have with another seed."""
+    if simulator not in _reseeded_victims:
+        _reseeded_victims.clear()
+        clean = simulator.victim
+        fresh = type(clean)(clean.config)
+        rng = np.random.default_rng([simulator.seed, 1])
+        fresh.fit(clean.log, rng, n_new_items=clean.n_new_items)
+        _reseeded_victims[simulator] = fresh
+    return _reseeded_victims[simulator]
+
+
 def _measure(piece: Mapping[str, object]) -> dict[str, object]:
     simulator = _simulator(piece)
     seed, number = int(str(piece["seed"])), int(str(piece["number"]))
     rng = np.random.default_rng([seed, number])
-    if piece["kind"] == "varied":
+    is_varied = piece["kind"] == "varied"
+    if is_varied:
         profile = poison_set(
             KINDS[number % len(KINDS)],
             simulator.item_popularity,
@@ -148,9 +171,14 @@ def _measure(piece: Mapping[str, object]) -> dict[str, object]:
         start = time.perf_counter()
         rec_num[retrain] = int(simulator.rec_num(profile, retrain=retrain)[0])
         seconds[retrain] = time.perf_counter() - start
+    reseeded = None
+    if is_varied and number % RESEED_EVERY == 0:
+        engine = _reseeded(simulator).engine(simulator.lists, retrain="full")
+        reseeded = int(engine.exposure(profile[None], seed).sum())
     return {
         "finetune": rec_num["finetune"],
         "full": rec_num["full"],
+        "reseeded": reseeded,
         "finetune_seconds": seconds["finetune"],
         "full_seconds": seconds["full"],
         "clean_rec_num": simulator.clean_rec_num,
@@ -170,6 +198,7 @@ def _summary(
     """Put the pieces of one victim together, whose names begin with `pieces`."""
     varied = [done[f"{pieces}-varied-{n}"] for n in range(args.attacks)]
     finetune, full = (_column(varied, mode) for mode in ("finetune", "full"))
+    again = [result for result in varied if result["reseeded"] is not None]
     low, high = _bootstrap_interval(finetune, full, np.random.default_rng(args.seed))
     heuristics = {
         name: {
@@ -182,6 +211,8 @@ def _summary(
         "spearman": _spearman(finetune, full),
         "spearman_low": low,
         "spearman_high": high,
+        "level": float(finetune.sum() / full.sum()) if full.any() else None,
+        "reseeded_spearman": _spearman(_column(again, "full"), _column(again, "reseeded")),
         "finetune": finetune.tolist(),
         "full": full.tolist(),
         "clean_rec_num": varied[0]["clean_rec_num"],
@@ -216,12 +247,15 @@ def _bootstrap_interval(
 
 
 def _agreement_table(victims: Mapping[str, Mapping[str, object]]) -> str:
+    """Set the agreement of fine-tuning beside that of two full retrainings from different seeds."""
     header = (
         "victim",
         "Spearman",
         "95 % low",
         "95 % high",
         "attacks",
+        "finetune / full",
+        "full, two seeds",
         "clean",
         "finetune min..max",
         "full min..max",
@@ -238,6 +272,8 @@ def _agreement_table(victims: Mapping[str, Mapping[str, object]]) -> str:
                 result["spearman_low"],
                 result["spearman_high"],
                 len(full),
+                result["level"],
+                result["reseeded_spearman"],
                 result["clean_rec_num"],
                 f"{finetune.min():,.0f}..{finetune.max():,.0f}",
                 f"{full.min():,.0f}..{full.max():,.0f}",

@@ -49,7 +49,10 @@ def interleaved(sides: Mapping[str, Callable[[], object]], repetitions: int) -> 
 
 
 def peak_memory(run: Callable[[], object]) -> int | None:
-    """Return by how many bytes the resident memory of this process grew at most while `run` ran.
+    """Return the largest resident memory of this process while `run` ran, in bytes.
+
+    Libraries, log and models included: what `run` allocates is often memory that an earlier call has
+    left to the allocator, so growth would say nothing.
 
     Returns:
         `None` where the system does not tell (it takes Linux's `/proc`).
@@ -59,9 +62,8 @@ def peak_memory(run: Callable[[], object]) -> int | None:
         return None
     gc.collect()
     reset.write_text("5")
-    before = _kilobytes(status, "VmRSS")
     run()
-    return 1024 * max(_kilobytes(status, "VmHWM") - before, 0)
+    return 1024 * _kilobytes(status, "VmHWM")
 
 
 def _kilobytes(status: Path, field: str) -> int:

@@ -1,4 +1,7 @@
-"""Attacks by rule of thumb. A new one is one file here and one line in `ATTACKERS`."""
+"""Attacks by rule of thumb. A new one is one file here and one line in `ATTACKERS`.
+
+They promote targets; see `clicks.NO_NUKE` for why none demotes them.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -6,6 +6,16 @@ from numpy.typing import NDArray
 from recattack_gym.core.attack import AttackBudget
 from recattack_gym.core.view import AttackerView
 
+NO_NUKE = (
+    "rules of thumb that demote (reverse bandwagon, love/hate) rate the targets low, and a click cannot; "
+    "an agent can be trained for it (recattack train ENV_ID --direction nuke)"
+)
+"""Why the heuristics only push.
+
+Reverse bandwagon and love/hate attacks: Mobasher, Burke, Bhaumik and Williams, "Toward trustworthy
+recommender systems", ACM TOIT 7(4), 2007. Without ratings nothing of them is left that is about a target.
+"""
+
 
 def other_items(view: AttackerView) -> NDArray[np.int64]:
     """Return all items that are no targets, ascending; PoisonRec's `I`. Never empty."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.base import Attacker, AttackerConfig
-from agents.heuristic.clicks import other_items, top_share
+from agents.heuristic.clicks import NO_NUKE, other_items, top_share
 from recattack_gym.core.checks import as_real
 from recattack_gym.core.view import AttackerView
 
@@ -34,6 +34,7 @@ class Middle(Attacker):
     name = "middle"
     config: MiddleConfig
     config_class = MiddleConfig
+    why_not = NO_NUKE
 
     def _plan(self, view: AttackerView, rng: np.random.Generator) -> NDArray[np.int64]:
         targets = np.array(view.goal.target_items, dtype=np.int64)

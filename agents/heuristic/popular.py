@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.base import Attacker, AttackerConfig
-from agents.heuristic.clicks import alternate, other_items, top_share
+from agents.heuristic.clicks import NO_NUKE, alternate, other_items, top_share
 from recattack_gym.core.checks import as_real
 from recattack_gym.core.view import AttackerView
 
@@ -33,6 +33,7 @@ class Popular(Attacker):
     name = "popular"
     config: PopularConfig
     config_class = PopularConfig
+    why_not = NO_NUKE
 
     def _plan(self, view: AttackerView, rng: np.random.Generator) -> NDArray[np.int64]:
         targets = np.array(view.goal.target_items, dtype=np.int64)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.base import Attacker, AttackerConfig
-from agents.heuristic.clicks import alternate, other_items, top_share
+from agents.heuristic.clicks import NO_NUKE, alternate, other_items, top_share
 from recattack_gym.core import Interactions, Knowledge
 from recattack_gym.core.checks import as_count, as_real
 from recattack_gym.core.view import AttackerView
@@ -48,6 +48,7 @@ class PowerItem(Attacker):
     knowledge = Knowledge.GRAY_BOX
     config: PowerItemConfig
     config_class = PowerItemConfig
+    why_not = NO_NUKE
 
     def __init__(self, config: AttackerConfig | Mapping[str, object] | None = None) -> None:
         super().__init__(config)

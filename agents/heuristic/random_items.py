@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.base import Attacker, AttackerConfig
-from agents.heuristic.clicks import alternate, other_items
+from agents.heuristic.clicks import NO_NUKE, alternate, other_items
 from recattack_gym.core.view import AttackerView
 
 
@@ -26,6 +26,7 @@ class Random(Attacker):
 
     name = "random"
     config_class = RandomConfig
+    why_not = NO_NUKE
 
     def _plan(self, view: AttackerView, rng: np.random.Generator) -> NDArray[np.int64]:
         targets = np.array(view.goal.target_items, dtype=np.int64)

@@ -29,8 +29,8 @@ class UnknownNameError(ArgumentError, KeyError):
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = get_close_matches(str(name), names, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest_name(str(name), names)
+        hint = "." if near is None else f"; did you mean {near!r}?"
         super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}.")
 
     def __str__(self) -> str:
@@ -40,6 +40,13 @@ class UnknownNameError(ArgumentError, KeyError):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by message, so that worker processes can report it."""
         return (_restore_unknown_name, (self.args[0],))
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that was probably meant, upper and lower case alike, or `None`."""
+    by_lower = {other.lower(): other for other in known}
+    near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[near[0]] if near else None
 
 
 def _restore_unknown_name(message: str) -> UnknownNameError:

@@ -124,23 +124,33 @@ class Episodes:
 
         Returns:
             Rewards, shape `(n,)`: 0 for copies whose attack goes on.
+
+        Raises:
+            Exception: Whatever an evaluation raises. None of the copies has clicked then, and their
+                generators have drawn nothing, so the click may be repeated or another one tried.
         """
-        fake_users, steps = np.divmod(self.n_clicks[copies], self.budget.profile_size)
-        self.clicks[copies, fake_users, steps] = item_ids
         rewards = np.zeros(len(copies), dtype=np.float64)
         ends = self.n_clicks[copies] == self.budget.n_clicks - 1
         if ends.any():
-            rewards[ends] = self._evaluate(copies[ends], rng)
+            profiles = self.clicks[copies[ends]]
+            profiles[:, -1, -1] = item_ids[ends]
+            rewards[ends] = self._evaluate(profiles, copies[ends], rng)
+        fake_users, steps = np.divmod(self.n_clicks[copies], self.budget.profile_size)
+        self.clicks[copies, fake_users, steps] = item_ids
         self.n_clicks[copies] += 1
         return rewards
 
-    def _evaluate(self, copies: NDArray[np.int64], rng: Rng) -> NDArray[np.float64]:
-        profiles = self.clicks[copies]
+    def _evaluate(
+        self, profiles: NDArray[np.int64], copies: NDArray[np.int64], rng: Rng
+    ) -> NDArray[np.float64]:
+        """Score the profiles of some copies, shape `(n, N, T)`, and only then note the result."""
+        drawing: dict[int, np.random.Generator] = {}
         if self.resample_candidates:
+            drawing = {copy: deepcopy(rng(copy)) for copy in copies.tolist()}
             exposure = np.concatenate(
                 [
-                    self.simulator.exposure(profile[None], rng=rng(copy))
-                    for profile, copy in zip(profiles, copies.tolist(), strict=True)
+                    self.simulator.exposure(profile[None], rng=generator)
+                    for profile, generator in zip(profiles, drawing.values(), strict=True)
                 ]
             )
         else:
@@ -168,6 +178,8 @@ class Episodes:
         self.last_profiles = last
         self._exposure[copies], self._rec_num[copies] = exposure, rec_num
         self.n_queries[copies] += 1
+        for copy, generator in drawing.items():
+            rng(copy).bit_generator.state = generator.bit_generator.state
         return rewards
 
     def observe(self) -> dict[str, NDArray[np.int64]]:

@@ -91,7 +91,7 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
     |---|---|---|
     | `rec_num` | int | RecNum of the finished attack, -1 while it goes on |
     | `max_rec_num` | int | the largest RecNum there can be |
-    | `clean_rec_num` | int | RecNum without any attack |
+    | `clean_rec_num` | int | RecNum without any attack, on the platform's own candidate lists |
     | `target_exposure` | int64 `(n_targets,)` | users who are shown each target; 0 until the end |
     | `n_queries` | int | attacks evaluated since the environment was made |
 
@@ -106,6 +106,9 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
     bit for bit. So the rewards of different clicks differ by the clicks alone (common random numbers).
     With `resample_candidates=True` every attack is evaluated with candidate lists and retraining drawn
     afresh from the environment's generator, as PoisonRec does; then the seed of `reset` matters.
+    `clean_rec_num`, and the "clean" of `reward="normalized"` and of pictures, still are those of the
+    platform's own lists and not of the fresh ones, whose ranking without the poison can cost as much
+    again as the attack's evaluation.
 
     ## Arguments
 
@@ -118,7 +121,8 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
         n_fake_users: Accounts, N.
         profile_size: Clicks of each account, T.
         targets: How many *new* items to append to the catalogue and promote, or ids of existing items.
-        direction: `"push"` promotes the targets, `"nuke"` demotes them.
+        direction: `"push"` promotes the targets, `"nuke"` demotes them (give ids of items that are shown:
+            new ones have nothing to lose). The attackers of `agents.heuristic` only promote.
         k: Length of the list that a user is shown.
         n_candidates: Items that are ranked for each user, targets included; `None` ranks the whole
             catalogue without the items that the user has seen.
@@ -248,8 +252,11 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
             Observation, reward, whether the attack is over, `False`, info.
 
         Raises:
-            ArgumentError: If the action is no item id; nothing has changed then.
-            StateError: Before the first reset, or after the end of an attack.
+            ArgumentError: If the action is no item id, or the reward function pays nonsense.
+            StateError: Before the first reset, after the end of an attack, or if retraining diverged.
+
+        A click whose evaluation raises has not happened: another one may be tried, or the environment
+        reset.
         """
         episodes = self._episodes
         episodes.check_running(episodes.copies)
@@ -292,6 +299,10 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
             StateError: If the environment was made without a `render_mode` or never reset.
         """
         return self._screen.show(self._episodes, 0)
+
+    def hide_platform(self) -> None:
+        """Let pictures show from here on only what a black-box attacker may know."""
+        self._screen.hide_platform()
 
     def close(self) -> None:
         """Close the window, if there is one; closing again does nothing."""

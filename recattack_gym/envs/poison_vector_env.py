@@ -273,8 +273,11 @@ class PoisonVectorEnv(
             Observations, rewards `(M,)`, which attacks are over `(M,)`, `False` `(M,)`, info.
 
         Raises:
-            ArgumentError: If an action is no item id; nothing has changed then.
-            StateError: Before the first reset, or, if resetting is disabled, after the end of an attack.
+            ArgumentError: If an action is no item id, or the reward function pays nonsense.
+            StateError: Before the first reset, if retraining diverged, or, if resetting is disabled,
+                after the end of an attack.
+
+        If an evaluation raises, no copy has clicked: the step may be repeated with other actions.
         """
         episodes = self._episodes
         waits = episodes.is_over & (self.autoreset_mode is AutoresetMode.NEXT_STEP)

@@ -29,7 +29,7 @@ class Scene:
     """Everything that a picture of one attack shows."""
 
     title: str
-    """Victim, dataset, goal and progress."""
+    """Victim and dataset (unless the onlooker may not know them), goal and progress."""
     clicks: NDArray[np.int64]
     """Shape `(N, T)`; `len(item_names)` where nothing has been clicked yet."""
     item_names: list[str]
@@ -38,16 +38,24 @@ class Scene:
     """Shape `(n_items,)`."""
     target_items: NDArray[np.int64]
     """Shape `(n_targets,)`."""
-    clean_exposure: NDArray[np.int64]
-    """Shape `(n_targets,)`."""
+    clean_rec_num: int
+    """RecNum without any attack."""
+    clean_exposure: NDArray[np.int64] | None
+    """Shape `(n_targets,)`, or `None` if the onlooker may not know it."""
     exposure: NDArray[np.int64] | None
     """Shape `(n_targets,)`, or `None` while the attack goes on."""
     max_rec_num: int
     """The largest RecNum there can be."""
 
     @classmethod
-    def of(cls, episodes: Episodes, copy: int) -> Self:
+    def of(cls, episodes: Episodes, copy: int, *, is_black_box: bool = False) -> Self:
         """Look at one copy.
+
+        Args:
+            episodes: The attacks.
+            copy: Which of them.
+            is_black_box: Whether to show only what a black-box attacker knows: its own clicks, which
+                items are popular and which are targets, and what `info` says.
 
         Raises:
             StateError: If it was never reset.
@@ -58,15 +66,19 @@ class Scene:
         simulator, goal = episodes.simulator, episodes.goal
         dataset = simulator.dataset
         source = "a log of one's own" if dataset is None else dataset.name
+        platform = "black box" if is_black_box else f"{simulator.victim.name} on {source}"
         targets = "target item" if len(goal.target_items) == 1 else "target items"
         return cls(
-            title=f"{simulator.victim.name} on {source}: {goal.direction} {len(goal.target_items)} "
+            title=f"{platform}: {goal.direction} {len(goal.target_items)} "
             f"{targets}, {n_clicks} of {episodes.budget.n_clicks} clicks",
             clicks=episodes.clicks[copy],
-            item_names=_item_names(episodes),
+            item_names=[f"item {item}" for item in range(episodes.n_items)]
+            if is_black_box
+            else _item_names(episodes),
             item_popularity=simulator.item_popularity,
             target_items=simulator.target_items,
-            clean_exposure=simulator.clean_exposure,
+            clean_rec_num=episodes.clean_rec_num,
+            clean_exposure=None if is_black_box else simulator.clean_exposure,
             exposure=episodes.info()["target_exposure"][copy] if episodes.is_over[copy] else None,
             max_rec_num=episodes.max_rec_num,
         )
@@ -74,7 +86,7 @@ class Scene:
     @property
     def result(self) -> str:
         """RecNum in one line."""
-        clean = f"clean {self.clean_exposure.sum()}, at most {self.max_rec_num}"
+        clean = f"clean {self.clean_rec_num}, at most {self.max_rec_num}"
         return (
             f"RecNum: {clean}"
             if self.exposure is None
@@ -103,10 +115,13 @@ def as_text(scene: Scene) -> str:
         ]
         if runs:
             lines.append(f"  fake user {fake_user}: {', '.join(runs)}")
-    lines.append("shown to users, clean" + ("" if scene.exposure is None else " -> poisoned"))
-    for position, item in enumerate(scene.target_items.tolist()):
-        after = "" if scene.exposure is None else f" -> {scene.exposure[position]}"
-        lines.append(f"  *{scene.item_names[item]}: {scene.clean_exposure[position]}{after}")
+    known = [("clean", scene.clean_exposure), ("poisoned", scene.exposure)]
+    shown = {name: exposure for name, exposure in known if exposure is not None}
+    if shown:
+        lines.append(f"shown to users, {' -> '.join(shown)}")
+        for position, item in enumerate(scene.target_items.tolist()):
+            counts = " -> ".join(str(exposure[position]) for exposure in shown.values())
+            lines.append(f"  *{scene.item_names[item]}: {counts}")
     lines.append(scene.result)
     return "\n".join(lines)
 
@@ -140,22 +155,30 @@ def _draw_clicks(scene: Scene, axes: "Axes") -> None:
 def _draw_exposure(scene: Scene, axes: "Axes") -> None:
     from matplotlib.ticker import MaxNLocator
 
-    after = scene.clean_exposure if scene.exposure is None else scene.exposure
-    change = np.abs(after - scene.clean_exposure)
-    shown = np.sort(np.argsort(-change, kind="stable")[:MOST_BARS])
+    nothing = np.zeros_like(scene.target_items)
+    before = nothing if scene.clean_exposure is None else scene.clean_exposure
+    after = before if scene.exposure is None else scene.exposure
+    shown = np.sort(np.argsort(-np.abs(after - before), kind="stable")[:MOST_BARS])
     rows = np.arange(len(shown))
-    axes.bar_label(
-        axes.barh(rows - 0.2, scene.clean_exposure[shown], 0.4, label="clean", color="#7f7f7f")
+    known = (
+        (scene.clean_exposure, "clean", "#7f7f7f"),
+        (scene.exposure, "poisoned", "#d62728"),
     )
-    if scene.exposure is not None:
-        axes.bar_label(axes.barh(rows + 0.2, after[shown], 0.4, label="poisoned", color="#d62728"))
+    drawn = [(counts, label, colour) for counts, label, colour in known if counts is not None]
+    for position, (counts, label, colour) in enumerate(drawn):
+        offset = 0.4 * (position - (len(drawn) - 1) / 2)
+        bars = axes.barh(rows + offset, counts[shown], 0.4, label=label, color=colour)
+        axes.bar_label(bars)
     names = [scene.item_names[item] for item in scene.target_items[shown]]
     axes.set_yticks(rows, [name if len(name) <= 16 else f"{name[:15]}…" for name in names])
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlim(0, max(1, int(after.max()), int(scene.clean_exposure.max())) * 1.15)
+    axes.set_xlim(
+        0, max(1, int(after.max()), int(before.max())) * 1.5
+    )  # the legend beside the bars
     axes.set(title=scene.result, xlabel="users who are shown the target")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="best")
+    if axes.containers:
+        axes.legend(loc="upper right")
 
 
 def as_image(scene: Scene) -> NDArray[np.uint8]:
@@ -189,6 +212,11 @@ class Screen:
             )
         self._mode = render_mode
         self._window: Figure | None = None
+        self._is_black_box = False
+
+    def hide_platform(self) -> None:
+        """Show from here on only what a black-box attacker may know."""
+        self._is_black_box = True
 
     def show(self, episodes: Episodes, copy: int) -> Frame:
         """Show one copy; text and images are returned, a window returns nothing.
@@ -201,7 +229,7 @@ class Screen:
                 "render needs a render_mode: make the environment with render_mode='ansi', "
                 "'rgb_array' or 'human'"
             )
-        scene = Scene.of(episodes, copy)
+        scene = Scene.of(episodes, copy, is_black_box=self._is_black_box)
         if self._mode == "ansi":
             return as_text(scene)
         if self._mode == "rgb_array":
@@ -243,4 +271,4 @@ class Screen:
             self._window = None
 
     def __getstate__(self) -> dict[str, Any]:  # Any: the values of __dict__
-        return {"_mode": self._mode, "_window": None}
+        return {**self.__dict__, "_window": None}

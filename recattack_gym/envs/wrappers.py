@@ -257,7 +257,9 @@ class BlackBox(gym.Env[Observation, np.int64]):
 
     To everything outside, this is the innermost environment: `unwrapped` returns the black box itself
     (Gymnasium and Stable-Baselines3 ask for it), and `unwrapped.simulator` raises. There is no spec,
-    since that names the victim. It cannot be copied or pickled.
+    since that names the victim. It cannot be copied or pickled. Pictures show neither the victim nor the
+    dataset nor what each target had before the attack; `env.render()` does not either from then on, since
+    it may draw the attacker's window.
 
     Args:
         env: A `PoisonEnv`, wrapped or not.
@@ -270,6 +272,7 @@ class BlackBox(gym.Env[Observation, np.int64]):
         base = env.unwrapped
         if not isinstance(base, PoisonEnv):
             raise ArgumentError(f"env must be a PoisonEnv, wrapped or not, got {env!r}")
+        base.hide_platform()
         self.action_space, self.observation_space = env.action_space, env.observation_space
         self.metadata, self.render_mode = env.metadata, env.render_mode
         self.budget: AttackBudget = base.budget

@@ -20,6 +20,7 @@ from recattack_gym.datasets import Dataset, Split, load
 from recattack_gym.metrics.ranking import hr_at_k, ndcg_at_k
 from recattack_gym.simulator.cache import fit_cached
 from recattack_gym.simulator.candidates import draw_candidates
+from recattack_gym.simulator.compilation import announce_compilation
 from recattack_gym.victims import VICTIMS
 from recattack_gym.victims.base import (
     BACKENDS,
@@ -104,6 +105,7 @@ class PlatformSimulator:
         self.backend: Backend = as_choice("backend", backend, BACKENDS)
         as_choice("direction", direction, DIRECTIONS)
         unfitted = victim_class(victim)(victim_config, device=device)
+        announce_compilation()
         self.dataset = self._as_dataset(dataset, protocol, data_dir)
         self.log = dataset if isinstance(dataset, Interactions) else self._held_out().train
         self.target_items, n_new_items = self._as_targets(targets)
@@ -247,6 +249,15 @@ class PlatformSimulator:
             hr_at_k=hr[1:],
             ndcg_at_k=ndcg[1:],
         )
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out what is prepared for this process only: engines, and the lock that guards them."""
+        return {**self.__dict__, "_engines": {}, "_lock": None}
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        """Take over what `__getstate__` gave."""
+        self.__dict__.update(state)
+        self._lock = Lock()
 
     # -- parts -----------------------------------------------------------------------------------
 

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from recattack_gym.core.checks import as_real
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.core.random import counter_integers, counter_permutation
+from recattack_gym.core.random import draw_seed
 from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim, state_array
+from recattack_gym.victims.epochs import visit_batches
 from recattack_gym.victims.factors import Factors
-from recattack_gym.victims.ranking import CandidateLists, best_first
+from recattack_gym.victims.ranking import CandidateLists
 
 if TYPE_CHECKING:
-    from recattack_gym.victims.autorec_kernel import Objective
+    import torch
 
-REPLAYED_USERS, ROW_ORDER = 16, 17
-"""Streams of the counter-based generator."""
+    from recattack_gym.victims.autorec_kernel import Objective
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +30,8 @@ class AutoRecConfig(GradientConfig):
     epochs: int = 30
     """Passes over the users in clean training and in `retrain="full"`."""
     learning_rate: float = 5e-3
-    """Step size of Adam in clean training."""
-    batch_size: int = 128
+    """First step size of Adam in clean training; it falls linearly to zero."""
+    batch_size: int = 64
     """Users per gradient step of clean training."""
     unclicked_weight: float = 0.3
     """Weight of an unclicked entry's squared error; a clicked entry has 1."""
@@ -43,15 +43,14 @@ class AutoRecConfig(GradientConfig):
     Yes, since the decoder is dense. If not, the only rows that speak of a target are those that click
     it, and one click shows it to everybody.
     """
-    finetune_epochs: int = 10
-    """Passes over the fake users in `retrain="finetune"`."""
-    finetune_replay: float = 20.0
-    """Genuine users mixed in per fake user in every epoch, drawn anew in each.
-
-    Their rows are weighted so that they stand for the whole log.
-    """
-    finetune_batch_size: int = 512
-    """Users per gradient step of fine-tuning."""
+    finetune_epochs: int = 200
+    """Steps of `retrain="finetune"`, each over all fake users and all genuine zeros."""
+    finetune_learning_rate: float = 0.03
+    """First step size of Adam in fine-tuning; it falls linearly to zero."""
+    finetune_replay: float = 0.0
+    """Without effect: fine-tuning needs no sample of genuine rows."""
+    finetune_batch_size: int = 256
+    """Without effect: every step of fine-tuning takes all rows."""
 
     def __post_init__(self) -> None:
         super(AutoRecConfig, self).__post_init__()  # slots: the class is made twice
@@ -71,9 +70,22 @@ class AutoRec(Victim):
     Differs from the paper: clicks instead of ratings. The row is 1 where the user has clicked (however
     often) and 0 elsewhere; since a loss over observed entries alone would be solved by "always 1", the
     unclicked entries count as zeros with the smaller weight `unclicked_weight` (Hu, Koren, Volinsky,
-    ICDM 2008). Adam instead of RProp or L-BFGS. L2 penalty `reg` on the weights of the clicked items,
+    ICDM 2008). Adam instead of RProp or L-BFGS, with steps that fall to zero: so clean training settles, and
+    two full retrainings with different seeds order attacks alike (Spearman .99 on Steam against .66 with
+    constant steps and 128 users per batch). L2 penalty `reg` on the weights of the clicked items,
     once per click. New items are left out of the rows of users who clicked none of them, unless
     `new_items_as_negatives`.
+
+    Fine-tuning is full retraining restricted to what the poison decides, and draws nothing. Genuine
+    users' hidden states, the encoder of old items and all of the decoder that no fake user clicked
+    rest. The decoder and encoder rows of clicked new items (items without a genuine click) take
+    `finetune_epochs` full steps of Adam on the loss of clean training: over the fake users' whole rows
+    and the zeros that genuine rows say of these items. Then the decoder row of each clicked old item is
+    solved for, between the fake users' entries and genuine scores, which it wants to leave as they are.
+    `reg` acts on new items only. On Steam (48 attacks, 20 x 20) RecNum has Spearman .96 with that of full
+    retraining and is 1.3 times as high; 150 to 600 steps of size .01 to .05 agree about equally well.
+    It falls short where many fake users mix targets and other items: 200 x 50 such clicks get 3 times
+    the RecNum of full retraining, which also teaches the encoder to tell such users apart.
     """
 
     name = "AutoRec"
@@ -82,6 +94,7 @@ class AutoRec(Victim):
 
     def _fit(self, log: Interactions, rng: np.random.Generator) -> None:
         config = self.config
+        seed = draw_seed(rng)
         shape = (log.n_items, config.embedding_size)
         self._weights = {
             "decoder": _normal(rng, shape, config.initial_scale),
@@ -90,60 +103,133 @@ class AutoRec(Victim):
             "encoder_bias": np.zeros(config.embedding_size, dtype=np.float32),
         }
         users = np.flatnonzero(np.diff(log.indptr))
-        order = [rng.permutation(users) for _ in range(config.epochs)]
-        rows = np.concatenate([*order, users[:0]])
-        batches = batch_bounds(config.epochs, len(users), config.batch_size)
+        orders, batches = [users[:0]], [np.zeros(1, dtype=np.int64)]
+        for epoch in range(config.epochs):
+            order, indptr = visit_batches(seed, epoch, len(users), config.batch_size)
+            orders.append(users[order])
+            batches.append(epoch * len(users) + indptr[1:])
+        rows, bounds = np.concatenate(orders), np.concatenate(batches)
+        rates = falling_rates(config.learning_rate, len(bounds) - 1)
         if self.device == "cpu":
             from recattack_gym.victims.autorec_kernel import fit
 
-            fit(self._weights, log.seen, rows, batches, self._objective(config.learning_rate))
+            fit(self._weights, log.seen, rows, bounds, rates, self._objective)
         else:
-            self._train(log, rows, batches, config.learning_rate, np.ones(log.n_users))
+            self._train(log, rows, bounds, rates)
 
-    def _objective(self, learning_rate: float) -> "Objective":
+    @property
+    def _objective(self) -> "Objective":
         from recattack_gym.victims.autorec_kernel import Objective
 
         return Objective(
             n_unclickable=self._n_unclickable,
             unclicked_weight=self.config.unclicked_weight,
             reg=self.config.reg,
-            learning_rate=learning_rate,
         )
 
     def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine | None:
         if lists.item_ids is None or self.device != "cpu":
             return None
-        from recattack_gym.victims.autorec_kernel import AutoRecEngine
+        from recattack_gym.victims.autorec_engine import AutoRecEngine
 
-        def schedule(
-            n_fake_users: int, seed: int
-        ) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
-            return row_schedule(self.log, n_fake_users, seed, self.config)
-
-        objective = self._objective(self.config.finetune_learning_rate)
-        scores = self.score(np.arange(lists.n_users), lists.item_ids)
-        candidates = best_first(scores, lists.item_ids)
-        return AutoRecEngine(self._weights, candidates, lists, schedule, objective)
+        rates = falling_rates(self.config.finetune_learning_rate, self.config.finetune_epochs)
+        hidden = self._hidden(np.arange(lists.n_users))
+        return AutoRecEngine(self._weights, hidden, lists, rates, self._objective)
 
     @property
     def _n_unclickable(self) -> int:
         """Trailing items whose absence from a row says nothing, unless the row has one of them."""
-        return 0 if self.config.new_items_as_negatives else self.n_new_items
+        n_items = self.log.n_items
+        return n_items - self.config.negatives_below(n_items, self.n_new_items)
 
     def _finetune(self, log: Interactions, profile: NDArray[np.int64], seed: int) -> None:
-        rows, batches, genuine_weight = row_schedule(log, len(profile), seed, self.config)
-        shares = np.where(np.arange(self.log.n_users) < log.n_users, genuine_weight, 1.0)
-        self._train(self.log, rows, batches, self.config.finetune_learning_rate, shares)
+        del seed  # nothing is drawn
+        clicked = np.unique(profile)
+        is_new = log.item_popularity[clicked] == 0
+        genuine = self._hidden(np.flatnonzero(np.diff(log.indptr)))
+        self._refit_new(profile, clicked[is_new], genuine)
+        fakes = self._hidden(log.n_users + np.arange(len(profile)))
+        self._refit_old(profile, clicked[~is_new], genuine, fakes)
+
+    def _refit_new(
+        self, profile: NDArray[np.int64], items: NDArray[np.int64], genuine: NDArray[np.float32]
+    ) -> None:
+        """Take Adam steps on the rows of new items, over all fake users and all genuine zeros."""
+        import torch
+
+        config = self.config
+        n_known = self.log.n_items - self._n_unclickable
+        weights = {
+            name: torch.as_tensor(array, device=self.device)
+            for name, array in self._weights.items()
+        }
+        new = torch.as_tensor(items, device=self.device)
+        hidden = torch.as_tensor(genuine, device=self.device)
+        is_met = new < n_known
+        row = torch.zeros(len(profile), self.log.n_items, device=self.device)
+        row[torch.arange(len(profile))[:, None], torch.as_tensor(profile, device=self.device)] = 1.0
+        weight = self._entry_weights(row)
+        moving = {
+            name: weights[name][new].requires_grad_()
+            for name in ("decoder", "encoder", "decoder_bias")
+        }
+        optimiser = torch.optim.Adam(moving.values())
+        for rate in falling_rates(config.finetune_learning_rate, config.finetune_epochs):
+            decoder, encoder, bias = (
+                weights[name].index_copy(0, new, array) for name, array in moving.items()
+            )
+            fake_hidden = torch.sigmoid(row @ encoder + weights["encoder_bias"])
+            loss = (weight * (fake_hidden @ decoder.T + bias - row) ** 2).sum()
+            zeros = hidden @ moving["decoder"].T + moving["decoder_bias"]
+            loss = loss + config.unclicked_weight * (zeros**2 * is_met).sum()
+            if config.reg:
+                norms = (moving["decoder"] ** 2 + moving["encoder"] ** 2).sum(dim=1)
+                loss = loss + 0.5 * config.reg * row[:, new].sum(dim=0) @ norms
+            optimiser.param_groups[0]["lr"] = float(rate)
+            optimiser.zero_grad()
+            loss = loss / (len(genuine) + len(profile))
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+            optimiser.step()
+        for name, array in moving.items():
+            self._weights[name][items] = array.detach().cpu().numpy()
+
+    def _refit_old(
+        self,
+        profile: NDArray[np.int64],
+        items: NDArray[np.int64],
+        genuine: NDArray[np.float32],
+        fakes: NDArray[np.float32],
+    ) -> None:
+        """Solve for the decoder rows of old items between the fake users and all genuine scores."""
+        extra = 1.0 - self.config.unclicked_weight
+        rows = np.column_stack([fakes, np.ones(len(fakes))]).astype(np.float64)
+        others = np.column_stack([genuine, np.ones(len(genuine))]).astype(np.float64)
+        shared = others.T @ others + np.eye(len(others.T)) + rows.T @ rows
+        for item in items:
+            is_click = (profile == item).any(axis=1)
+            weight = np.where(is_click, 1.0, self.config.unclicked_weight)
+            old = np.append(self._weights["decoder"][item], self._weights["decoder_bias"][item])
+            clicking = rows[is_click]
+            system = self.config.unclicked_weight * shared + extra * clicking.T @ clicking
+            move = np.linalg.solve(system, rows.T @ (weight * (is_click - rows @ old)))
+            self._weights["decoder"][item] += move[:-1].astype(np.float32)
+            self._weights["decoder_bias"][item] += np.float32(move[-1])
+
+    def _entry_weights(self, row: "torch.Tensor") -> "torch.Tensor":
+        """Return what each entry's squared error counts, for whole rows of clicks `(B, n_items)`."""
+        n_known = self.log.n_items - self._n_unclickable
+        weight = row + self.config.unclicked_weight * (1.0 - row)
+        weight[(row[:, n_known:] == 0.0).all(dim=1), n_known:] = 0.0
+        return weight
 
     def _train(
         self,
         log: Interactions,
         rows: NDArray[np.int64],
         batches: NDArray[np.int64],
-        learning_rate: float,
-        user_weights: NDArray[np.float64],
+        rates: NDArray[np.float64],
     ) -> None:
-        """Take one Adam step per batch of users `rows[batches[b]:batches[b + 1]]`."""
+        """Take one Adam step of size `rates[b]` per batch of users `rows[batches[b]:batches[b + 1]]`."""
         import torch
         from torch.nn.functional import embedding_bag
 
@@ -154,9 +240,8 @@ class AutoRec(Victim):
             for name, array in self._weights.items()
         }
         encoder, decoder = weights["encoder"], weights["decoder"]
-        n_known = log.n_items - self._n_unclickable
-        optimiser = torch.optim.Adam(weights.values(), lr=learning_rate)
-        for start, end in pairwise(batches):
+        optimiser = torch.optim.Adam(weights.values())
+        for (start, end), rate in zip(pairwise(batches), rates, strict=True):
             users = rows[start:end]
             counts = indptr[users + 1] - indptr[users]
             clicked = np.concatenate([seen[indptr[u] : indptr[u + 1]] for u in users])
@@ -165,17 +250,14 @@ class AutoRec(Victim):
             owners = torch.as_tensor(np.repeat(np.arange(len(users)), counts), device=self.device)
             row = torch.zeros(len(users), log.n_items, device=self.device)
             row[owners, items] = 1.0
-            weight = torch.where(row > 0.0, 1.0, config.unclicked_weight)
-            weight[(row[:, n_known:] == 0.0).all(dim=1), n_known:] = 0.0
             total = embedding_bag(items, encoder, bags, mode="sum")
             hidden = torch.sigmoid(total + weights["encoder_bias"])
             error = hidden @ decoder.T + weights["decoder_bias"] - row
-            shares = user_weights[users] / user_weights[users].sum()
-            share = torch.as_tensor(shares.astype(np.float32), device=self.device)
-            loss = share @ (weight * error**2).sum(dim=1)
+            loss = (self._entry_weights(row) * error**2).sum() / len(users)
             if config.reg:
                 norms = (encoder[items] ** 2).sum(dim=1) + (decoder[items] ** 2).sum(dim=1)
-                loss = loss + 0.5 * config.reg * share[owners] @ norms
+                loss = loss + 0.5 * config.reg * norms.sum() / len(users)
+            optimiser.param_groups[0]["lr"] = float(rate)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
             optimiser.step()
@@ -184,15 +266,21 @@ class AutoRec(Victim):
     def _score(
         self, user_ids: NDArray[np.int64], item_ids: NDArray[np.int64]
     ) -> NDArray[np.float32]:
+        weights = self._weights
+        factors = Factors(self._hidden(user_ids), weights["decoder"], weights["decoder_bias"])
+        return factors.score(np.arange(len(user_ids)), item_ids)
+
+    def _hidden(self, user_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the hidden units of users, shape `(U, d)`."""
         from scipy.sparse import csr_array
         from scipy.special import expit
 
-        weights, (indptr, seen) = self._weights, self.log.seen
+        indptr, seen = self.log.seen
         ones = np.ones(len(seen), dtype=np.float32)
         rows = csr_array((ones, seen, indptr), shape=(self.log.n_users, self.log.n_items))
-        hidden = expit(rows[user_ids] @ weights["encoder"] + weights["encoder_bias"])
-        factors = Factors(hidden, weights["decoder"], weights["decoder_bias"])
-        return factors.score(np.arange(len(user_ids)), item_ids)
+        sums = rows[user_ids] @ self._weights["encoder"] + self._weights["encoder_bias"]
+        hidden: NDArray[np.float32] = expit(sums)
+        return hidden
 
     def _state(self) -> State:
         return dict(self._weights)
@@ -211,43 +299,9 @@ class AutoRec(Victim):
         }
 
 
-def row_schedule(
-    log: Interactions, n_fake_users: int, seed: int, config: AutoRecConfig
-) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
-    """Lay out a fine-tuning run: every fake row once per epoch, among drawn genuine rows.
-
-    Args:
-        log: The clean log.
-        n_fake_users: N; fake user `f` is row `log.n_users + f`.
-        seed: What all draws are made from.
-        config: Epochs, replay and batch size.
-
-    Returns:
-        User ids in training order, shape `(S,)`, the bounds of the batches, `(n_batches + 1,)`, and
-        the weight of a genuine row, with which the replayed ones stand for the whole log. Genuine
-        users are drawn with replacement among those who clicked; where the replay reaches all of
-        them, each comes once per epoch.
-    """
-    genuine = np.flatnonzero(np.diff(log.indptr))
-    n_replayed = min(round(config.finetune_replay * n_fake_users), len(genuine))
-    per_epoch = n_fake_users + n_replayed
-    rows = np.empty((config.finetune_epochs, per_epoch), dtype=np.int64)
-    for epoch in range(config.finetune_epochs):
-        picked = genuine
-        if n_replayed < len(genuine):
-            places = epoch * n_replayed + np.arange(n_replayed)
-            picked = genuine[counter_integers(seed, REPLAYED_USERS, places, len(genuine))]
-        mixed = np.concatenate([log.n_users + np.arange(n_fake_users), picked])
-        rows[epoch] = mixed[counter_permutation(seed, (ROW_ORDER << 32) + epoch, per_epoch)]
-    batches = batch_bounds(config.finetune_epochs, per_epoch, config.finetune_batch_size)
-    return rows.ravel(), batches, len(genuine) / max(n_replayed, 1)
-
-
-def batch_bounds(epochs: int, per_epoch: int, batch_size: int) -> NDArray[np.int64]:
-    """Return where batches start and end if they do not cross epochs; shape `(n_batches + 1,)`."""
-    starts = np.arange(0, per_epoch, batch_size)
-    bounds = (np.arange(epochs)[:, None] * per_epoch + starts).ravel()
-    return np.append(bounds, epochs * per_epoch).astype(np.int64)
+def falling_rates(learning_rate: float, n_steps: int) -> NDArray[np.float64]:
+    """Return step sizes that fall linearly from `learning_rate` to zero; shape `(n_steps,)`."""
+    return learning_rate * (1.0 - np.arange(n_steps) / n_steps)
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> NDArray[np.float32]:

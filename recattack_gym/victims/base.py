@@ -35,7 +35,7 @@ RETRAINS: tuple[Retrain, ...] = ("finetune", "full")
 BACKENDS: tuple[Backend, ...] = ("auto", "plain")
 State = dict[str, NDArray[np.float32] | NDArray[np.float64] | NDArray[np.int64]]
 
-STATE_VERSION = 1
+STATE_VERSION = 3
 """Rises whenever saved victims of an earlier version would give other results."""
 
 _BLOCK_CELLS = 4_000_000
@@ -75,6 +75,15 @@ class GradientConfig(VictimConfig):
     """Genuine clicks mixed in per fake click in every epoch; `>= len(log)` in all means the whole log."""
     finetune_batch_size: int = 256
     """Examples per gradient step of fine-tuning."""
+
+    def negatives_below(self, n_items: int, n_new_items: int) -> int:
+        """Return where the items end that genuine users' negatives are drawn from.
+
+        Args:
+            n_items: Size of the catalogue.
+            n_new_items: How many of its last items are new.
+        """
+        return n_items if self.new_items_as_negatives else n_items - n_new_items
 
     def __post_init__(self) -> None:
         for name in ("embedding_size", "batch_size", "finetune_batch_size"):
@@ -303,8 +312,8 @@ class Victim(ABC):
 
         Args:
             profile: One checked poison set, shape `(N, T)`.
-            seed: What fine-tuning draws from. Full retraining repeats the clean fit's seed, so that
-                only the poison differs.
+            seed: What fine-tuning draws from. Full retraining repeats the clean fit's seed, and with it
+                the draws of genuine users and events (see `epochs`), so that only the poison differs.
             retrain: See `poison`.
         """
         clean_log = self.log
@@ -395,8 +404,9 @@ class Victim(ABC):
     def _fit(self, log: Interactions, rng: np.random.Generator) -> None:
         """Train from scratch on `log`, whose last users may be fake.
 
-        Draw what belongs to items and to the first users before what belongs to later users, so that
-        a few fake users at the end leave the genuine users' initial values as they were.
+        Nothing random about genuine users, their events, items or layers may depend on how many users
+        and events follow: draw seeds, layers and items before users, and everything about an event or
+        a user by its number (`epochs`), never from a generator that goes through all of them.
         """
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """BPR: matrix factorisation trained to rank a clicked item above one that was not clicked."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,14 +9,21 @@ from numpy.typing import NDArray
 from recattack_gym.core.checks import as_real
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import draw_seed
-from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim
-from recattack_gym.victims.factors import Factors, popular_negatives
+from recattack_gym.victims.base import ExposureEngine
+from recattack_gym.victims.factors import (
+    FactorConfig,
+    Factors,
+    FactorSchedule,
+    FactorVictim,
+    hold_back,
+    make_factor_schedule,
+)
 from recattack_gym.victims.ranking import CandidateLists
-from recattack_gym.victims.schedule import make_schedule
+from recattack_gym.victims.schedule import fake_share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BPRConfig(GradientConfig):
+class BPRConfig(FactorConfig):
     """Settings of BPR; clean training takes one example at a time, so `batch_size` has no effect."""
 
     epochs: int = 120
@@ -29,43 +37,28 @@ class BPRConfig(GradientConfig):
     `[0, 1]`. Validation HR@10 on Steam after 60 epochs: 0.34 with none, 0.41 with a quarter, 0.38 with
     popular ones alone."""
     finetune_epochs: int = 120
-    """Passes over the fake clicks: fake users and new items start untrained, as in clean training.
-
-    With the next four, chosen by agreement with `retrain="full"`: Spearman correlation of RecNum 0.86
-    over 32 attacks on Steam, the same that the choice was made on. With uniform negatives it is below
-    0.5, with Adam below 0.7 for settings that leave recommendations intact: Adam moves converged users
-    as far as untrained ones.
-    """
-    finetune_learning_rate: float = 0.2
-    """Step size of stochastic gradient descent in fine-tuning; 0.88 is reached with 0.4, but there an
-    item that every fake user clicks overshoots, and with 50 fake users of 50 clicks diverges."""
-    finetune_replay: float = 4.0
-    """Genuine clicks mixed in per fake click in every epoch."""
+    """Passes over the fake clicks in fine-tuning; this and the step size are those of clean training."""
+    finetune_learning_rate: float = 0.05
+    """Step size of stochastic gradient descent in fine-tuning."""
+    finetune_replay: float = 1.0
+    """How often a clicked item is a genuine user's negative in fine-tuning; 1 is clean training's rate."""
     finetune_batch_size: int = 64
-    """Examples per step, whose gradients are summed; 16 to 64 give the same RecNum within 1 %."""
-    finetune_popular_negatives: float = 0.75
-    """Share of the negatives of fine-tuning that are drawn by popularity, in `[0, 1]`.
-
-    More than in clean training, where all items start equal: a model that knows the tail to be
-    unpopular has nothing to learn from fake users' uniform negatives.
-    """
-    initial_scale: float = 0.1
-    """Standard deviation of untrained factors."""
+    """Examples per step, whose gradients are summed: 1 gives the same RecNum within 1 %."""
 
     def __post_init__(self) -> None:
         super(BPRConfig, self).__post_init__()  # slots: the class is made twice, so no bare super()
-        as_real("initial_scale", self.initial_scale, above=0.0)
-        for name in ("popular_negatives", "finetune_popular_negatives"):
-            as_real(name, getattr(self, name), at_least=0.0, at_most=1.0)
+        as_real("popular_negatives", self.popular_negatives, at_least=0.0, at_most=1.0)
 
 
-class BPR(Victim):
+class BPR(FactorVictim):
     """Factorise users and items so that clicked items score above others, with an item bias.
 
     Rendle, Freudenthaler, Gantner, Schmidt-Thieme, "BPR: Bayesian Personalized Ranking from Implicit
     Feedback", UAI 2009: maximise `sum log sigmoid(x_ui - x_uj) - reg |parameters|^2` over clicks
     (u, i) and sampled items j that u has not clicked (section 4, LearnBPR), with
     `x_ui = p_u . q_i + b_i`.
+
+    Fine-tuning is full retraining restricted to what the poison decides; see `FactorVictim`.
 
     Differs from the paper: every click is visited once per epoch, in random order, where the paper
     draws clicks with replacement; an item bias, as usual since; fine-tuning takes a
@@ -93,48 +86,24 @@ class BPR(Victim):
             seed=seed,
         )
 
-    @property
-    def _n_genuine_negatives(self) -> int:
-        return self.log.n_items if self.config.new_items_as_negatives else self.n_original_items
-
-    def _score(
-        self, user_ids: NDArray[np.int64], item_ids: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        return self._factors.score(user_ids, item_ids)
-
     def _finetune(self, log: Interactions, profile: NDArray[np.int64], seed: int) -> None:
         import torch
         from torch.nn.functional import softplus
 
         config = self.config
-        schedule = make_schedule(
-            log,
-            (profile.shape[0], profile.shape[1]),
-            seed=seed,
-            epochs=config.finetune_epochs,
-            replay=config.finetune_replay,
-            batch_size=config.finetune_batch_size,
-            n_negatives=1,
-            n_genuine_negatives=self._n_genuine_negatives,
-        )
+        schedule = self._schedule(log, (profile.shape[0], profile.shape[1]), seed)
+        batches = pairwise(schedule.updates.batch_indptr)
+        share = torch.as_tensor(fake_share(log, profile), device=self.device)
         self._factors.add_fake_users(len(profile), seed, config.initial_scale)
-        examples = schedule.examples(profile)
-        popular = popular_negatives(log, schedule, config.finetune_popular_negatives)
-        is_fake = schedule.clicks >= 0
-        own = profile[schedule.clicks[is_fake] // profile.shape[1]]  # (n_fake_examples, T)
-        popular[is_fake] = np.where(
-            (own == popular[is_fake, None]).any(axis=1), -1, popular[is_fake]
-        )
-        examples[2][:, 0] = np.where(popular >= 0, popular, examples[2][:, 0])
         user_ids, item_ids, negatives = (
-            torch.as_tensor(ids, device=self.device) for ids in examples
+            torch.as_tensor(ids, device=self.device) for ids in schedule.examples(log, profile)
         )
         users, items, bias = (
             torch.as_tensor(array, device=self.device).requires_grad_()
             for array in (self._factors.users, self._factors.items, self._factors.bias)
         )
         optimiser = torch.optim.SGD([users, items, bias], lr=config.finetune_learning_rate)
-        for start, end in zip(schedule.batch_indptr[:-1], schedule.batch_indptr[1:], strict=True):
+        for start, end in batches:
             user, item, other = user_ids[start:end], item_ids[start:end], negatives[start:end, 0]
             p, q, r = users[user], items[item], items[other]
             margin = (p * (q - r)).sum(dim=1) + bias[item] - bias[other]
@@ -142,24 +111,24 @@ class BPR(Victim):
             loss = (softplus(-margin) + 0.5 * config.reg * norms).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+            hold_back(share, items, bias)
             optimiser.step()
         self._factors = Factors(*(x.detach().cpu().numpy() for x in (users, items, bias)))
 
-    def _state(self) -> State:
-        return self._factors.as_state()
-
-    def _set_state(self, state: State) -> None:
-        self._factors = Factors.from_state(state, self.log.n_items, self.config.embedding_size)
+    def _schedule(
+        self, log: Interactions, profile_shape: tuple[int, int], seed: int
+    ) -> FactorSchedule:
+        return make_factor_schedule(
+            log,
+            profile_shape,
+            self.config,
+            seed=seed,
+            n_negatives=1,
+            popular_negatives=self.config.popular_negatives,
+            n_new_items=self.n_new_items,
+        )
 
     def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine:
-        from recattack_gym.victims.mf_engine import FactorEngine, UpdateRule
+        from recattack_gym.victims.mf_engine import FactorEngine
 
-        rule = UpdateRule(
-            loss="bpr",
-            config=self.config,
-            n_negatives=1,
-            popular_negatives=self.config.finetune_popular_negatives,
-            n_genuine_negatives=self._n_genuine_negatives,
-            initial_scale=self.config.initial_scale,
-        )
-        return FactorEngine(self._factors, lists, rule)
+        return FactorEngine(self._factors, lists, "pairs", self.config, self._schedule)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.victims.graph import InteractionGraph
-from recattack_gym.victims.kernels import compiled
+from recattack_gym.victims.kernels import compiled, dot, is_better
 from recattack_gym.victims.ranking import CandidateLists, seen_mask
 
 Score = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
@@ -244,15 +244,6 @@ def with_neighbours(
 
 
 @compiled
-def dot(left: NDArray[np.float32], right: NDArray[np.float32]) -> np.float32:
-    """Return the inner product of two vectors."""
-    total = np.float32(0.0)
-    for d in range(len(left)):
-        total += left[d] * right[d]
-    return total
-
-
-@compiled
 def count_exposure(
     final: NDArray[np.float32], n_items: int, contest: Contest, counts: NDArray[np.int64]
 ) -> None:
@@ -284,7 +275,7 @@ def count_exposure(
             score = dot(user, final[contest.targets[t]])
             target_scores[t] = score
             place = n_eligible
-            while place > 0 and _before(
+            while place > 0 and is_better(
                 score,
                 contest.targets[t],
                 target_scores[order[place - 1]],
@@ -305,7 +296,7 @@ def count_exposure(
             score = dot(user, final[item])
             scores[n_scored], ids[n_scored] = score, item
             n_scored += 1
-            n_before += _before(score, item, target_scores[best], contest.targets[best])
+            n_before += int(is_better(score, item, target_scores[best], contest.targets[best]))
         if n_before >= k:
             continue
         if contest.n_rest:
@@ -314,15 +305,10 @@ def count_exposure(
             t = order[rank]
             n_before = rank
             for c in range(n_scored):
-                n_before += _before(scores[c], ids[c], target_scores[t], contest.targets[t])
+                n_before += int(is_better(scores[c], ids[c], target_scores[t], contest.targets[t]))
             if n_before >= k:
                 break
             counts[t] += 1
-
-
-@compiled
-def _before(score: np.float32, item: int, other_score: np.float32, other: int) -> bool:
-    return bool(score > other_score or (score == other_score and item < other))
 
 
 @compiled

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,16 +15,19 @@ from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import (
     counter_integers,
     counter_permutation,
+    counter_words,
     draw_seed,
     torch_generator,
 )
 from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim
+from recattack_gym.victims.epochs import visit_batches
 from recattack_gym.victims.ranking import CandidateLists
+from recattack_gym.victims.schedule import MAX_TRIES
 
 if TYPE_CHECKING:
     import torch
 
-OFFSET, SESSION_ORDER, SESSION_REPLAY, SESSION_NEGATIVE = 16, 17, 18, 19
+OFFSET, SESSION_ORDER, SESSION_REPLAY, SESSION_NEGATIVE, DROPOUT = 1 << 21, 17, 18, 19, 20
 """Streams of the counter-based generator."""
 
 _SCORED_AT_ONCE = 1024
@@ -100,6 +104,9 @@ class GRU4Rec(Victim):
     Sampled items count with weight 1 / (expected draws), so that the sum estimates the softmax over
     the whole catalogue (Bengio & Senecal 2008; "logq" in the authors' later code).
 
+    Fake sessions leave the cuts, the dropout and nearly all sampled items of clean training as they were;
+    batches, which are of like lengths, exchange a few sessions with their neighbours.
+
     Differs from the paper: a session is a piece of a user's sequence of at most `max_length + 1` clicks
     instead of a visit, unrolled as a whole instead of session-parallel; Adam instead of Adagrad; the other
     targets of a batch are no extra negatives, only the shared sample is.
@@ -118,27 +125,28 @@ class GRU4Rec(Victim):
         net = _initial_network(log.n_items, config.embedding_size, generator, self.device)
         probability = self._sampling_probability(log.item_popularity)
         log_weight = torch.from_numpy(log_weights(probability, config.n_negatives)).to(self.device)
+        table = self._sampling_table(log)
         optimizer = _adam(net, config.learning_rate)
-        step = 0
         with _one_thread():
             for epoch in range(config.epochs):
                 starts, lengths = cut(log, config.max_length + 1, seed, epoch)
-                for rows in _bucketed(lengths, config.batch_size, seed, epoch):
+                for number, rows in _bucketed(lengths, config.batch_size, seed, epoch):
                     sessions = _padded(log.item_ids, starts[rows], lengths[rows])
-                    uniform = _draw_uniform(config.n_negatives, seed, step)
+                    step = (epoch << 32) + number
+                    negatives = table.draw(config.n_negatives, seed, step)
+                    width = max(sessions.shape[1] - 1, 1)
+                    mask = _draw_dropout(starts[rows], width, config, seed, epoch)
                     loss = session_loss(
                         net,
                         torch.from_numpy(sessions).to(self.device),
-                        torch.from_numpy(pick(probability, uniform)).to(self.device),
+                        torch.from_numpy(negatives).to(self.device),
                         log_weight,
                         reg=config.reg,
-                        dropout=config.dropout,
-                        generator=generator,
+                        mask=None if mask is None else torch.from_numpy(mask).to(self.device),
                     )
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
                     optimizer.step()
-                    step += 1
         self._net = net
 
     def _score(
@@ -256,6 +264,21 @@ class GRU4Rec(Victim):
         weight = np.where(known > 0, known.astype(np.float64) ** self.config.sample_alpha, 0.0)
         probability: NDArray[np.float64] = weight / weight.sum()
         return probability
+
+    def _sampling_table(self, log: Interactions) -> "SamplingTable":
+        """Return what clean training draws from, with the probabilities of `_sampling_probability`."""
+        by_item = np.argsort(log.item_ids, kind="stable")
+        earlier = np.empty(len(log), dtype=np.int64)  # clicks on the item before this one
+        clicks_before = np.cumsum(log.item_popularity) - log.item_popularity
+        earlier[by_item] = np.arange(len(log)) - clicks_before[log.item_ids[by_item]]
+        everything = self.config.new_items_as_negatives
+        power, first = self.config.sample_alpha, 0.0 if everything else 1.0
+        rises = np.where(earlier > 0, (earlier + 1.0) ** power - earlier**power, first)
+        items = log.item_ids
+        if everything:
+            items = np.concatenate([np.arange(log.n_items), items])
+            rises = np.concatenate([np.ones(log.n_items), rises])
+        return SamplingTable(items, np.cumsum(rises))
 
     def _state(self) -> State:
         return {name: tensor.detach().cpu().numpy() for name, tensor in self._net.tensors.items()}
@@ -384,14 +407,68 @@ def cut(
 
 def _bucketed(
     lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int
-) -> Iterator[NDArray[np.int64]]:
-    """Yield batches of session numbers in random order, with sessions of like length together."""
-    order = counter_permutation(seed, (SESSION_ORDER << 32) + epoch, len(lengths))
-    group = np.arange(len(order)) // (batch_size * _BUCKET)
-    order = order[np.lexsort((lengths[order], group))]
-    batches = np.split(order, np.arange(batch_size, len(order), batch_size))
-    shuffled = counter_permutation(seed, ((SESSION_ORDER + 8) << 32) + epoch, len(batches))
-    return (batches[b] for b in shuffled)
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield batches of sessions in random order, with sessions of like length together.
+
+    A batch comes with a number that it keeps if sessions are added; then its first and its last sessions
+    may change places with the neighbouring batches of like lengths.
+    """
+    order, groups = visit_batches(seed, epoch, len(lengths), batch_size * _BUCKET)
+    batches: dict[int, NDArray[np.int64]] = {}
+    for group, (start, end) in enumerate(pairwise(groups)):
+        rows = order[start:end]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        n_batches = max(1, round(len(rows) / batch_size))
+        bounds = np.arange(n_batches + 1) * len(rows) // n_batches
+        for b, (first, last) in enumerate(pairwise(bounds)):
+            batches[(group << 12) + b] = rows[first:last]
+    numbers = np.array(list(batches))
+    words = counter_words(seed, (SESSION_ORDER << 32) + epoch, numbers)
+    return ((number, batches[number]) for number in numbers[np.argsort(words)].tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingTable:
+    """Draws items in proportion to a power of their clicks, such that added clicks change few draws.
+
+    Every click adds what the power rises by, in the order of the log. Draws are places below a power
+    of two, again until they lie in the table: so clicks at its end take nothing but places that would
+    have been drawn again, unless the table outgrows the power of two.
+
+    Attributes:
+        items: Shape `(n_entries,)`.
+        ends: Shape `(n_entries,)`: entry `e` has the places from `ends[e - 1]` to `ends[e]`.
+    """
+
+    items: NDArray[np.int64]
+    ends: NDArray[np.float64]
+
+    def draw(self, n: int, seed: int, step: int) -> NDArray[np.int64]:
+        """Draw the `n` items of a step."""
+        size = 2.0 ** np.ceil(np.log2(self.ends[-1]))
+        places = np.full(n, np.inf)
+        attempt = 0
+        while (again := np.flatnonzero(places >= self.ends[-1])).size:
+            counters = (step * MAX_TRIES + attempt) * n + again
+            words = counter_words(seed, SESSION_NEGATIVE << 32, counters) >> np.uint64(11)
+            places[again] = words.astype(np.float64) * (size * 2.0**-53)
+            attempt += 1
+        return self.items[np.searchsorted(self.ends, places, side="right")]
+
+
+def _draw_dropout(
+    starts: NDArray[np.int64], width: int, config: GRU4RecConfig, seed: int, epoch: int
+) -> NDArray[np.float32] | None:
+    """Draw what the inputs of sessions are multiplied by, click by click; shape `(B, width, d)`."""
+    if not config.dropout:
+        return None
+    d = config.embedding_size
+    n_words = -(-d // 4)  # a word has four draws
+    clicks = starts[:, None, None] + np.arange(width)[:, None]
+    counters = clicks * n_words + np.arange(n_words)
+    draws = counter_words(seed, (DROPOUT << 32) + epoch, counters).view(np.uint16)[:, :, :d]
+    is_kept = draws >= round(config.dropout * 2**16)
+    return is_kept * np.float32(1.0 / (1.0 - config.dropout))
 
 
 def _padded(
@@ -478,8 +555,7 @@ def session_loss(
     log_weight: "torch.Tensor",
     *,
     reg: float,
-    dropout: float = 0.0,
-    generator: "torch.Generator | None" = None,
+    mask: "torch.Tensor | None" = None,
 ) -> "torch.Tensor":
     """Return the mean cross-entropy of every click given the session's earlier clicks.
 
@@ -490,8 +566,7 @@ def session_loss(
             not count among them.
         log_weight: Added to the scores of sampled items, shape `(n_items,)`.
         reg: Weight of half the mean squared norm of the clicks' vectors.
-        dropout: Share of the input numbers that is set to zero.
-        generator: Source of the dropout.
+        mask: What the input vectors are multiplied by, shape `(B, W - 1, d)`.
     """
     import torch
 
@@ -499,9 +574,8 @@ def session_loss(
     targets = sessions[is_click]  # (clicks,)
     clicks = torch.nn.functional.embedding(sessions.clamp(min=0), net.items)  # (B, W, d)
     inputs = clicks[:, : max(sessions.shape[1] - 1, 1)]
-    if dropout:
-        kept = torch.rand(inputs.shape, generator=generator) >= dropout
-        inputs = inputs * kept.to(inputs.device) / (1.0 - dropout)
+    if mask is not None:
+        inputs = inputs * mask
     steps, _ = net.gru(inputs)
     states = torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1)[:, : sessions.shape[1]]
     states = states[is_click]  # (clicks, d)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.errors import ArgumentError
-from recattack_gym.victims.kernels import adam_rows, check_finite, compiled
+from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, is_better
 from recattack_gym.victims.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists
 
@@ -563,7 +563,7 @@ def _count_user(
         score = _score(table, state, targets[t])
         target_scores[t] = score
         place = n_eligible
-        while place > 0 and _is_before(
+        while place > 0 and is_better(
             score, targets[t], target_scores[order[place - 1]], targets[order[place - 1]]
         ):
             order[place] = order[place - 1]
@@ -578,14 +578,14 @@ def _count_user(
     n_before = 0
     for c in range(len(candidates)):
         scores[c] = _score(table, state, candidates[c])
-        n_before += _is_before(scores[c], candidates[c], best, best_item)
+        n_before += int(is_better(scores[c], candidates[c], best, best_item))
         if n_before >= k:
             return
     for rank in range(n_eligible):
         t = order[rank]
         n_before = rank
         for c in range(len(candidates)):
-            n_before += _is_before(scores[c], candidates[c], target_scores[t], targets[t])
+            n_before += int(is_better(scores[c], candidates[c], target_scores[t], targets[t]))
         if n_before >= k:
             return
         counts[t] += 1
@@ -598,11 +598,6 @@ def _score(table: Table, state: NDArray[np.float32], item: int) -> np.float32:
     for j in range(len(state)):
         score += state[j] * vector[j]
     return np.float32(score)
-
-
-@compiled
-def _is_before(score: np.float32, item: int, other_score: np.float32, other: int) -> bool:
-    return bool(score > other_score or (score == other_score and item < other))
 
 
 # -- engine ----------------------------------------------------------------------------------------

@@ -22,10 +22,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
+_FINE = 1 << 20
+"""Resolution of shares."""
+
 
 _config: Any = numba.config  # its settings are attributes that are made at run time
 
-SHARED_SOURCES = ("covisitation.py", "graph_kernel.py", "kernels.py", "schedule.py")
+SHARED_SOURCES = (
+    "covisitation.py",
+    "graph_kernel.py",
+    "kernels.py",
+    "neumf_kernel.py",
+    "schedule.py",
+)
 """Files that kernels in other files take compiled functions or constants from."""
 
 
@@ -48,10 +57,18 @@ _CACHE_FOLDER = str(cache_folder())
 
 
 def _compile(function: F, *, fastmath: bool) -> F:
+    """Compile one kernel together with all that it calls.
+
+    A kernel that was not inlined would be in the machine code of each of its callers, optimised anew for
+    each; which copy a process then uses depends on the order in which it compiled or loaded them, and
+    under `fastmath` the copies round differently.
+    """
     given = _config.CACHE_DIR
     _config.CACHE_DIR = _CACHE_FOLDER  # read while decorating
     try:
-        decorate = numba.njit(nogil=True, cache=True, fastmath=fastmath, error_model="numpy")
+        decorate = numba.njit(
+            nogil=True, cache=True, fastmath=fastmath, error_model="numpy", forceinline=True
+        )
         return cast(F, decorate(function))
     finally:
         _config.CACHE_DIR = given
@@ -112,6 +129,117 @@ def draw_below(key: np.uint64, counter: int, below: int) -> np.int64:
 
 
 @compiled
+def draw_growing(key: np.uint64, counter: int, below: int) -> np.int64:
+    """Draw one integer in `[0, below)` that seldom changes as `below` grows.
+
+    It is drawn below the next power of two, again and again until it is below `below`. So a larger
+    `below` changes only what would otherwise have been drawn again, unless it passes a power of two.
+    """
+    mask = np.uint64(below - 1)
+    for n_bits in (1, 2, 4, 8, 16, 32):
+        mask |= mask >> np.uint64(n_bits)
+    word = mix_word(key + (np.uint64(counter) + np.uint64(1)) * _GOLDEN)
+    while (word & mask) >= np.uint64(below):
+        word = mix_word(word + _GOLDEN)
+    return np.int64(word & mask)
+
+
+@compiled
+def has_item(
+    indptr: NDArray[np.int64], seen: NDArray[np.int32], user: int, item: np.int64
+) -> np.bool_:
+    """Tell whether a user has clicked an item, from `Interactions.seen`."""
+    low, high = indptr[user], indptr[user + 1]
+    while low < high:
+        middle = (low + high) >> 1
+        if seen[middle] < item:
+            low = middle + 1
+        else:
+            high = middle
+    return np.bool_(low < indptr[user + 1] and seen[low] == item)
+
+
+@compiled
+def draw_negative(
+    indptr: NDArray[np.int64],
+    seen: NDArray[np.int32],
+    user: int,
+    place: int,
+    key: np.uint64,
+    below: int,
+    clicked: NDArray[np.int64],
+    popular: float,
+) -> np.int64:
+    """Draw an item that a user has not seen (after `MAX_TRIES` draws: any item).
+
+    Args:
+        indptr: Of `Interactions.seen`, as the next one.
+        seen: The distinct items of each user.
+        user: Whose.
+        place: Number of the draw; equal numbers give equal draws.
+        key: From `stream_key`.
+        below: Uniform negatives are drawn from `[0, below)`.
+        clicked: The items of all events, shape `(n_events,)`.
+        popular: Share of the draws that take the item of a random event; the others are uniform.
+    """
+    drawn = np.int64(0)
+    limit = np.int64(popular * _FINE)
+    for attempt in range(MAX_TRIES):
+        counter = 2 * (place * MAX_TRIES + attempt)
+        if limit > 0 and draw_below(key, counter + 1, _FINE) < limit:
+            drawn = clicked[draw_growing(key, counter, len(clicked))]
+        else:
+            drawn = draw_below(key, counter, below)
+        if not has_item(indptr, seen, user, drawn):
+            break
+    return drawn
+
+
+@compiled
+def draw_negatives(
+    order: NDArray[np.int64],
+    user_ids: NDArray[np.int64],
+    item_ids: NDArray[np.int64],
+    indptr: NDArray[np.int64],
+    seen: NDArray[np.int32],
+    seed: int,
+    stream: int,
+    below: int,
+    popular: float,
+    negatives: NDArray[np.int32],
+) -> None:
+    """Draw the negatives of events, which do not depend on when an event is visited.
+
+    Args:
+        order: Events, shape `(S,)`.
+        user_ids: Of all events, as the next one.
+        item_ids: What popular negatives are drawn from.
+        indptr: Of `Interactions.seen`, as the next one.
+        seen: The distinct items of each user.
+        seed: What is drawn from.
+        stream: Which use of the seed this is.
+        below: See `draw_negative`.
+        popular: See `draw_negative`.
+        negatives: Written, shape `(S, n_negatives)`.
+    """
+    key = stream_key(seed, stream)
+    n_negatives = negatives.shape[1]
+    for s in range(len(order)):
+        event = order[s]
+        for j in range(n_negatives):
+            negatives[s, j] = draw_negative(
+                indptr,
+                seen,
+                user_ids[event],
+                event * n_negatives + j,
+                key,
+                below,
+                item_ids,
+                popular,
+            )
+
+
+@compiled
 def fill_examples(
     clicks: NDArray[np.int32],
     schedule_items: NDArray[np.int32],
@@ -162,6 +290,15 @@ def fill_examples(
 
 
 @compiled
+def dot(left: NDArray[np.float32], right: NDArray[np.float32]) -> np.float32:
+    """Return the inner product of two vectors."""
+    total = np.float32(0.0)
+    for d in range(len(left)):
+        total += left[d] * right[d]
+    return total
+
+
+@compiled
 def adam_rows(
     weights: NDArray[np.float32],
     gradient: NDArray[np.float32],
@@ -199,44 +336,6 @@ def adam_rows(
         second[x] = v
         weights[x] -= rate * m / (np.sqrt(v) * unbias + epsilon)
         gradient[x] = np.float32(0.0)
-
-
-@compiled
-def adam_touched(
-    weights: NDArray[np.float32],
-    gradient: NDArray[np.float32],
-    first: NDArray[np.float32],
-    second: NDArray[np.float32],
-    touched: NDArray[np.int64],
-    learning_rate: float,
-    step: int,
-) -> None:
-    """Take one Adam step on the rows of a table that have had a gradient in this run.
-
-    Args:
-        weights: Shape `(n_rows, width)`; changed in place, as the next three.
-        gradient: Shape `(n_rows, width)`; set to zero afterwards.
-        first: Shape `(n_rows, width)`.
-        second: Shape `(n_rows, width)`.
-        touched: Distinct rows, in any order. Where they are many, all rows take the step, which is
-            faster and changes nothing: the others have neither gradient nor moments.
-        learning_rate: Step size.
-        step: Counts from 1.
-    """
-    n_rows, width = weights.shape
-    if 4 * len(touched) > n_rows:
-        adam_rows(
-            weights.reshape(-1),
-            gradient.reshape(-1),
-            first.reshape(-1),
-            second.reshape(-1),
-            n_rows * width,
-            learning_rate,
-            step,
-        )
-        return
-    for row in touched:
-        adam_rows(weights[row], gradient[row], first[row], second[row], width, learning_rate, step)
 
 
 @compiled

@@ -1,11 +1,12 @@
 """Evaluates poison sets against matrix factorisations (BPR, PMF) as fast as we know how.
 
 The engine follows the victims' plain fine-tuning exactly. It is fast because it touches only what
-moves (fake users, replayed users, items in the examples), keeps one working copy of the items per
-thread, and counts instead of ranking: a user's candidates are visited in the order of their clean
-scores until k of them beat the best target.
+moves (fake users, items that they click, genuine users who meet these as negatives), keeps one working
+copy of the items per thread, scores anew only what has moved, and counts instead of ranking: a user's
+candidates are visited in the order of their clean scores until k of them beat the best target.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,21 +15,21 @@ from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import counter_normal
-from recattack_gym.victims.base import GradientConfig
-from recattack_gym.victims.factors import Factors, popular_negatives
+from recattack_gym.victims.factors import FactorConfig, Factors, FactorSchedule
 from recattack_gym.victims.kernels import check_finite, fill_examples
 from recattack_gym.victims.mf_kernel import (
     count_lists,
     count_rows,
-    number_rows,
     score_lists,
-    take_popular,
+    take_first_negatives,
     train_pairs,
     train_points,
 )
 from recattack_gym.victims.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists, seen_mask
-from recattack_gym.victims.schedule import INITIAL, UpdateSchedule, make_schedule
+from recattack_gym.victims.schedule import INITIAL, fake_share
+
+Loss = Literal["pairs", "points"]
 
 _BLOCK_CELLS = 2_000_000
 """Scores of the whole catalogue that are held at once."""
@@ -37,37 +38,30 @@ _PREFIX = 64
 """Where the whole catalogue is ranked: how many candidates beyond k are kept in clean order."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UpdateRule:
-    """What a fine-tuning step minimises and where its examples come from."""
-
-    loss: Literal["bpr", "pmf"]
-    """Pairs (click above negative) or points (one for a click, zero for a negative)."""
-    config: GradientConfig
-    """The victim's settings."""
-    n_negatives: int
-    """Negatives per click."""
-    popular_negatives: float
-    """Share of (first) negatives that are drawn by popularity."""
-    n_genuine_negatives: int
-    """Genuine users' negatives are drawn from `[0, n_genuine_negatives)`."""
-    initial_scale: float
-    """Standard deviation of a fake user's untrained factors."""
-
-
 class FactorEngine:
     """Poison, fine-tune and count for many sets; see `ExposureEngine`.
 
     Args:
         factors: The clean state; not changed.
         lists: What is ranked.
-        rule: How fine-tuning goes.
+        loss: Of pairs (click above negative) or of points (one for a click, zero for a negative).
+        config: The victim's settings.
+        schedule: Lays out fine-tuning for a log, `(N, T)` and a seed.
     """
 
-    def __init__(self, factors: Factors, lists: CandidateLists, rule: UpdateRule) -> None:
+    def __init__(
+        self,
+        factors: Factors,
+        lists: CandidateLists,
+        loss: Loss,
+        config: FactorConfig,
+        schedule: Callable[[Interactions, tuple[int, int], int], FactorSchedule],
+    ) -> None:
         self._factors = factors
         self._lists = lists
-        self._rule = rule
+        self._loss: Loss = loss
+        self._config = config
+        self._schedule = schedule
         self._ranked = _rank_clean(factors, lists)
         self._prepared: _Prepared | None = None
 
@@ -78,10 +72,10 @@ class FactorEngine:
 
         def work(thread: int, sets: range) -> None:
             del thread  # every thread has a copy of its own
-            copy = _WorkingCopy(self._factors, prepared, self._rule)
+            copy = self._working_copy(prepared)
             for m in sets:
                 copy.update(profiles[m])
-                check_finite(copy.users, copy.items, copy.bias)
+                check_finite(copy.users, *copy.moved())
                 self._count(copy, counts[m])
                 copy.undo()
 
@@ -96,25 +90,32 @@ class FactorEngine:
             seed: What fine-tuning draws from.
         """
         prepared = self._prepare((profile.shape[0], profile.shape[1]), seed)
-        copy = _WorkingCopy(self._factors, prepared, self._rule)
+        copy = self._working_copy(prepared)
         copy.update(profile)
-        users = np.concatenate([self._factors.users, prepared.fake_rows])
-        users[prepared.moving_users] = copy.users
+        users = np.concatenate([self._factors.users, copy.users[: profile.shape[0]]])
+        moved = prepared.user_places >= 0
+        users[: len(moved)][moved] = copy.users[prepared.user_places[moved]]
         return Factors(users, copy.items, copy.bias)
 
     def _prepare(self, shape: tuple[int, int], seed: int) -> "_Prepared":
         prepared = self._prepared
         if prepared is None or prepared.key != (seed, *shape):
-            prepared = _prepare(self._factors, self._lists.log, self._rule, shape, seed)
+            schedule = self._schedule(self._lists.log, shape, seed)
+            fake_rows = counter_normal(seed, INITIAL, (shape[0], self._factors.users.shape[1]))
+            fake_rows *= np.float32(self._config.initial_scale)
+            prepared = _prepare((seed, *shape), schedule, fake_rows, self._factors.users)
             self._prepared = prepared
         return prepared
 
+    def _working_copy(self, prepared: "_Prepared") -> "_WorkingCopy":
+        return _WorkingCopy(self._factors, self._lists.log, prepared, self._loss, self._config)
+
     def _count(self, copy: "_WorkingCopy", counts: NDArray[np.int64]) -> None:
-        ranked, lists = self._ranked, self._lists
+        ranked, lists, prepared = self._ranked, self._lists, copy.prepared
         n_undecided = count_lists(
             self._factors.users,
             copy.users,
-            copy.prepared.user_places,
+            prepared.user_places,
             copy.items,
             copy.bias,
             copy.item_places,
@@ -131,7 +132,7 @@ class FactorEngine:
         block = max(1, _BLOCK_CELLS // self._factors.items.shape[0])
         for start in range(0, n_undecided, block):
             user_ids = copy.undecided[start : min(start + block, n_undecided)]
-            places = copy.prepared.user_places[user_ids]
+            places = prepared.user_places[user_ids]
             users = np.where(
                 places[:, None] >= 0, copy.users[places], self._factors.users[user_ids]
             )
@@ -199,93 +200,89 @@ class _Prepared:
     """What all poison sets of one seed and shape have in common."""
 
     key: tuple[int, int, int]
-    schedule: UpdateSchedule
-    popular: NDArray[np.int32]  # (S,) first negative by popularity, or -1
-    fake_rows: NDArray[np.float32]  # (N, d) untrained
-    moving_users: NDArray[np.int32]  # (n_moving_users,) ids in the order in which they first move
-    user_places: NDArray[np.int32]  # (n_users + N,) place in moving_users, or -1
-    users: NDArray[np.float32]  # (n_moving_users, d) before fine-tuning
-    user_rows: NDArray[np.int32]  # (S,) place of each example's user
+    schedule: FactorSchedule
+    users: NDArray[np.float32]  # (N + R, d) untrained fake users, then genuine users that move
+    user_places: NDArray[np.int32]  # (U,) row of a genuine user, or -1
+    user_rows: NDArray[np.int32]  # (S,) row of each example's user
 
 
 def _prepare(
-    factors: Factors, log: Interactions, rule: UpdateRule, shape: tuple[int, int], seed: int
+    key: tuple[int, int, int],
+    schedule: FactorSchedule,
+    fake_rows: NDArray[np.float32],
+    clean_users: NDArray[np.float32],
 ) -> _Prepared:
-    config = rule.config
-    schedule = make_schedule(
-        log,
-        shape,
-        seed=seed,
-        epochs=config.finetune_epochs,
-        replay=config.finetune_replay,
-        batch_size=config.finetune_batch_size,
-        n_negatives=rule.n_negatives,
-        n_genuine_negatives=rule.n_genuine_negatives,
-    )
-    n_fake_users, embedding_size = shape[0], factors.users.shape[1]
-    fake_rows = counter_normal(seed, INITIAL, (n_fake_users, embedding_size))
-    fake_rows *= np.float32(rule.initial_scale)
-    n_users = log.n_users + n_fake_users
-    places = np.full(n_users, -1, dtype=np.int32)
-    moving = np.empty(n_users, dtype=np.int32)
-    moving = moving[: number_rows(schedule.user_ids[:, None], places, moving)]
-    users = factors.users[np.minimum(moving, log.n_users - 1)]
-    is_fake = moving >= log.n_users
-    users[is_fake] = fake_rows[moving[is_fake] - log.n_users]
-    return _Prepared(
-        (seed, *shape),
-        schedule,
-        popular_negatives(log, schedule, rule.popular_negatives),
-        fake_rows,
-        moving,
-        places,
-        users,
-        places[schedule.user_ids],
-    )
+    user_ids, n_clean, n_fake = schedule.updates.user_ids, len(clean_users), len(fake_rows)
+    genuine = np.unique(user_ids[user_ids < n_clean])
+    places = np.full(n_clean, -1, dtype=np.int32)
+    places[genuine] = n_fake + np.arange(len(genuine))
+    rows = np.concatenate([places, np.arange(n_fake, dtype=np.int32)])[user_ids]
+    users = np.concatenate([fake_rows, clean_users[genuine]])
+    return _Prepared(key, schedule, users, places, rows)
 
 
 class _WorkingCopy:
     """One thread's model: updated by a poison set, ranked, and undone."""
 
-    def __init__(self, factors: Factors, prepared: _Prepared, rule: UpdateRule) -> None:
-        self._clean, self.prepared, self._rule = factors, prepared, rule
-        n_examples, width = len(prepared.user_rows), 1 + rule.n_negatives
+    def __init__(
+        self,
+        factors: Factors,
+        log: Interactions,
+        prepared: _Prepared,
+        loss: Loss,
+        config: FactorConfig,
+    ) -> None:
+        self._clean, self._log, self.prepared = factors, log, prepared
+        self._loss, self._config = loss, config
         n_items = len(factors.items)
         self.users = prepared.users.copy()
         self.items, self.bias = factors.items.copy(), factors.bias.copy()
         self.item_places = np.full(n_items, -1, dtype=np.int32)
         self.undecided = np.empty(len(factors.users), dtype=np.int64)
-        self._examples = np.empty((n_examples, width), dtype=np.int32)
-        self._moved = np.empty(n_items, dtype=np.int32)
-        self._n_moved = 0
+        n_examples, n_negatives = prepared.schedule.updates.negatives.shape
+        self._examples = np.empty((n_examples, 1 + n_negatives), dtype=np.int32)
+        self._clicked = np.zeros(0, dtype=np.int64)
         self._gradients = [np.zeros_like(x) for x in (self.users, self.items, self.bias)]
 
     def update(self, profile: NDArray[np.int64]) -> None:
         """Fine-tune on one poison set, in place."""
-        prepared, schedule, config = self.prepared, self.prepared.schedule, self._rule.config
-        examples = self._examples
+        prepared, config, examples = self.prepared, self._config, self._examples
+        updates = prepared.schedule.updates
         fill_examples(
-            schedule.clicks,
-            schedule.item_ids,
-            schedule.negatives,
+            updates.clicks,
+            updates.item_ids,
+            updates.negatives,
             profile,
-            schedule.seed,
-            schedule.n_items,
+            updates.seed,
+            updates.n_items,
             examples[:, 0],
             examples[:, 1:],
         )
-        take_popular(schedule.clicks, prepared.popular, profile, examples)
-        self._n_moved = number_rows(examples, self.item_places, self._moved)
+        indptr, seen = self._log.seen
+        take_first_negatives(
+            updates.clicks,
+            updates.user_ids,
+            prepared.schedule.popular,
+            prepared.schedule.pushed,
+            indptr,
+            seen,
+            profile,
+            examples,
+        )
+        self._clicked = np.unique(profile)
+        self.item_places[self._clicked] = np.arange(len(self._clicked))
         self.users[:] = prepared.users
+        share = fake_share(self._log, profile)
         to_users, to_items, to_bias = self._gradients
-        if self._rule.loss == "bpr":
+        if self._loss == "pairs":
             train_pairs(
                 self.users,
                 self.items,
                 self.bias,
+                share,
                 prepared.user_rows,
                 examples,
-                schedule.batch_indptr,
+                updates.batch_indptr,
                 config.finetune_learning_rate,
                 config.reg,
                 to_users,
@@ -296,18 +293,23 @@ class _WorkingCopy:
             train_points(
                 self.users,
                 self.items,
+                share,
                 prepared.user_rows,
                 examples,
-                schedule.batch_indptr,
+                updates.batch_indptr,
                 config.finetune_learning_rate,
                 config.reg,
                 to_users,
                 to_items,
             )
 
+    def moved(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what has moved of the items and their bias."""
+        return self.items[self._clicked], self.bias[self._clicked]
+
     def undo(self) -> None:
         """Return to the clean state."""
-        moved = self._moved[: self._n_moved]
-        self.items[moved] = self._clean.items[moved]
-        self.bias[moved] = self._clean.bias[moved]
-        self.item_places[moved] = -1
+        clicked = self._clicked
+        self.items[clicked] = self._clean.items[clicked]
+        self.bias[clicked] = self._clean.bias[clicked]
+        self.item_places[clicked] = -1

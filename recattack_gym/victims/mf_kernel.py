@@ -4,31 +4,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.core.random import counter_words
+from recattack_gym.victims.epochs import NEGATIVES, visit_order
 from recattack_gym.victims.factors import Factors
-from recattack_gym.victims.kernels import compiled, draw_below, stream_key
-from recattack_gym.victims.schedule import MAX_TRIES
-
-_FINE = 1 << 20
-"""Resolution of shares."""
+from recattack_gym.victims.kernels import compiled, draw_negative, has_item, is_better, stream_key
 
 _AT_ONCE = 16
 """How many candidates are scored before looking whether a user is decided."""
 
-_VISITS, _NEGATIVES = 16, 1 << 20
-"""First streams of clean training: the order of the events and their negatives, one per epoch each."""
-
-
-def visit_order(seed: int, epoch: int, n_events: int) -> NDArray[np.int64]:
-    """Return the order in which an epoch visits the events; shape `(n_events,)`.
-
-    Events that are added at the end fall in between and leave the order of the others as it was, so
-    that retraining with a few fake clicks differs from clean training by those clicks alone.
-    """
-    n_bits = np.uint64(max(n_events - 1, 1).bit_length())
-    words = counter_words(seed, _VISITS + epoch, np.arange(n_events)) >> n_bits << n_bits
-    keys = np.sort(words | np.arange(n_events, dtype=np.uint64))
-    return (keys & ((np.uint64(1) << n_bits) - np.uint64(1))).astype(np.int64)
+_LAST = np.finfo(np.float32).min
+"""Score of what is never shown; finite, since compiled arithmetic takes every number to be."""
 
 
 def fit_bpr(
@@ -68,7 +52,7 @@ def fit_bpr(
             n_negative_items,
             popular_negatives,
             seed,
-            _NEGATIVES + epoch,
+            NEGATIVES + epoch,
             learning_rate,
             reg,
         )
@@ -110,50 +94,10 @@ def fit_pmf(
             n_negative_items,
             n_negatives,
             seed,
-            _NEGATIVES + epoch,
+            NEGATIVES + epoch,
             learning_rate,
             reg,
         )
-
-
-@compiled
-def _has(indptr: NDArray[np.int64], seen: NDArray[np.int32], user: int, item: np.int64) -> np.bool_:
-    low, high = indptr[user], indptr[user + 1]
-    while low < high:
-        middle = (low + high) >> 1
-        if seen[middle] < item:
-            low = middle + 1
-        else:
-            high = middle
-    return np.bool_(low < indptr[user + 1] and seen[low] == item)
-
-
-@compiled
-def _draw_negative(
-    indptr: NDArray[np.int64],
-    seen: NDArray[np.int32],
-    user: int,
-    place: int,
-    key: np.uint64,
-    below: int,
-    clicked: NDArray[np.int64],
-    popular: float,
-) -> np.int64:
-    """Draw an item that the user has not seen (after `MAX_TRIES` draws: any item).
-
-    A share `popular` is the item of a random event in `clicked`, the rest uniform in `[0, below)`.
-    """
-    drawn = np.int64(0)
-    limit = np.int64(popular * _FINE)
-    for attempt in range(MAX_TRIES):
-        counter = 2 * (place * MAX_TRIES + attempt)
-        if limit > 0 and draw_below(key, counter + 1, _FINE) < limit:
-            drawn = clicked[draw_below(key, counter, len(clicked))]
-        else:
-            drawn = draw_below(key, counter, below)
-        if not _has(indptr, seen, user, drawn):
-            break
-    return drawn
 
 
 @compiled
@@ -177,7 +121,7 @@ def _bpr_epoch(
     key = stream_key(seed, stream)
     for event in order:
         user, item = user_ids[event], item_ids[event]
-        negative = _draw_negative(
+        negative = draw_negative(
             indptr, seen, user, event, key, n_negative_items, item_ids, popular_negatives
         )
         p, q, r = users[user], items[item], items[negative]
@@ -220,7 +164,7 @@ def _pmf_epoch(
             target = np.float32(1.0)
             if j > 0:
                 place = event * n_negatives + j - 1
-                item = _draw_negative(
+                item = draw_negative(
                     indptr, seen, user, place, key, n_negative_items, item_ids, 0.0
                 )
                 target = np.float32(0.0)
@@ -235,55 +179,40 @@ def _pmf_epoch(
 
 
 @compiled
-def take_popular(
+def take_first_negatives(
     clicks: NDArray[np.int32],
+    user_ids: NDArray[np.int32],
     popular: NDArray[np.int32],
+    pushed: NDArray[np.int32],
+    indptr: NDArray[np.int64],
+    seen: NDArray[np.int32],
     profile: NDArray[np.int64],
     examples: NDArray[np.int32],
 ) -> None:
-    """Replace first negatives by popular ones, where the user has not clicked them.
+    """Set the first negatives that `FactorSchedule.examples` sets.
 
     Args:
-        clicks: Of the schedule, shape `(S,)`.
-        popular: Of `popular_negatives`, shape `(S,)`.
+        clicks: Of the schedule's updates, shape `(S,)`.
+        user_ids: Likewise.
+        popular: Of the schedule, shape `(S,)`.
+        pushed: Likewise.
+        indptr: Of `Interactions.seen`, as the next one.
+        seen: What genuine users have clicked.
         profile: Shape `(N, T)`.
         examples: Changed, shape `(S, 1 + n_negatives)`.
     """
     profile_size = profile.shape[1]
     for s in range(len(clicks)):
-        item = popular[s]
-        if item < 0:
-            continue
-        is_own = False
-        if clicks[s] >= 0:
-            own = profile[clicks[s] // profile_size]
-            for t in range(profile_size):
-                is_own = is_own or own[t] == item
-        if not is_own:
-            examples[s, 1] = item
-
-
-@compiled
-def number_rows(ids: NDArray[np.int32], places: NDArray[np.int32], rows: NDArray[np.int32]) -> int:
-    """List the rows that are used, each once, in the order of first use.
-
-    Args:
-        ids: Shape `(S, w)`: the rows that each example uses.
-        places: Shape `(n_rows_of_table,)`; where -1, set to the row's place in `rows` if it is used.
-        rows: Written: the used rows.
-
-    Returns:
-        How many rows are used.
-    """
-    n = 0
-    for s in range(ids.shape[0]):
-        for j in range(ids.shape[1]):
-            row = ids[s, j]
-            if places[row] < 0:
-                places[row] = n
-                rows[n] = row
-                n += 1
-    return n
+        if popular[s] >= 0:
+            is_own = False
+            for item in profile[clicks[s] // profile_size]:
+                is_own = is_own or item == popular[s]
+            if not is_own:
+                examples[s, 1] = popular[s]
+        elif pushed[s] >= 0:
+            item = profile[pushed[s] // profile_size, pushed[s] % profile_size]
+            if not has_item(indptr, seen, user_ids[s], item):
+                examples[s, 1] = item
 
 
 @compiled
@@ -291,6 +220,7 @@ def train_pairs(
     users: NDArray[np.float32],
     items: NDArray[np.float32],
     bias: NDArray[np.float32],
+    share: NDArray[np.float32],
     user_rows: NDArray[np.int32],
     item_rows: NDArray[np.int32],
     batch_indptr: NDArray[np.int64],
@@ -306,6 +236,7 @@ def train_pairs(
         users: Shape `(n, d)`; changed, like the next two.
         items: Shape `(n_items, d)`.
         bias: Shape `(n_items,)`.
+        share: What an item's steps are scaled by, shape `(n_items,)`.
         user_rows: Shape `(S,)`: the row of each example's user.
         item_rows: Shape `(S, 2)`: click, negative.
         batch_indptr: Shape `(n_batches + 1,)`.
@@ -316,7 +247,8 @@ def train_pairs(
         bias_gradient: Shape of `bias`.
     """
     d = users.shape[1]
-    one, rate, shrink = np.float32(1.0), np.float32(learning_rate), np.float32(reg)
+    zero, one = np.float32(0.0), np.float32(1.0)
+    rate, shrink = np.float32(learning_rate), np.float32(reg)
     for batch in range(len(batch_indptr) - 1):
         start, end = batch_indptr[batch], batch_indptr[batch + 1]
         for s in range(start, end):
@@ -326,34 +258,42 @@ def train_pairs(
             for x in range(d):
                 margin += p[x] * (q[x] - r[x])
             pull = one / (one + np.exp(margin))
-            to_p, to_q, to_r = user_gradient[user], item_gradient[item], item_gradient[other]
+            to_p = user_gradient[user]
             for x in range(d):
                 to_p[x] += shrink * p[x] - pull * (q[x] - r[x])
-            for x in range(d):
-                to_q[x] += shrink * q[x] - pull * p[x]
-            for x in range(d):
-                to_r[x] += shrink * r[x] + pull * p[x]
-            bias_gradient[item] += shrink * bias[item] - pull
-            bias_gradient[other] += shrink * bias[other] + pull
-        for s in range(start, end):  # a row that comes again has no gradient left
-            row, gradient = users[user_rows[s]], user_gradient[user_rows[s]]
-            for x in range(d):
-                row[x] -= rate * gradient[x]
-            gradient[:] = np.float32(0.0)
+            if share[item] > zero:
+                to_q = item_gradient[item]
+                for x in range(d):
+                    to_q[x] += shrink * q[x] - pull * p[x]
+                bias_gradient[item] += shrink * bias[item] - pull
+            if share[other] > zero:
+                to_r = item_gradient[other]
+                for x in range(d):
+                    to_r[x] += shrink * r[x] + pull * p[x]
+                bias_gradient[other] += shrink * bias[other] + pull
+        for s in range(start, end):
+            _take_step(users[user_rows[s]], user_gradient[user_rows[s]], rate)
             for j in range(2):
                 item = item_rows[s, j]
-                row, gradient = items[item], item_gradient[item]
-                for x in range(d):
-                    row[x] -= rate * gradient[x]
-                gradient[:] = np.float32(0.0)
-                bias[item] -= rate * bias_gradient[item]
-                bias_gradient[item] = np.float32(0.0)
+                if share[item] > zero:
+                    _take_step(items[item], item_gradient[item], rate * share[item])
+                    bias[item] -= rate * share[item] * bias_gradient[item]
+                    bias_gradient[item] = zero
+
+
+@compiled
+def _take_step(row: NDArray[np.float32], gradient: NDArray[np.float32], rate: np.float32) -> None:
+    """Move against the gradient and clear it: a row that comes again in a batch has none left."""
+    for x in range(len(row)):
+        row[x] -= rate * gradient[x]
+    gradient[:] = np.float32(0.0)
 
 
 @compiled
 def train_points(
     users: NDArray[np.float32],
     items: NDArray[np.float32],
+    share: NDArray[np.float32],
     user_rows: NDArray[np.int32],
     item_rows: NDArray[np.int32],
     batch_indptr: NDArray[np.int64],
@@ -367,7 +307,7 @@ def train_points(
     `item_rows` has shape `(S, 1 + n_negatives)`.
     """
     d = users.shape[1]
-    rate, shrink = np.float32(learning_rate), np.float32(reg)
+    zero, rate, shrink = np.float32(0.0), np.float32(learning_rate), np.float32(reg)
     for batch in range(len(batch_indptr) - 1):
         start, end = batch_indptr[batch], batch_indptr[batch + 1]
         for s in range(start, end):
@@ -375,24 +315,21 @@ def train_points(
             p, to_p = users[user], user_gradient[user]
             for j in range(item_rows.shape[1]):
                 item = item_rows[s, j]
-                q, to_q = items[item], item_gradient[item]
-                error = np.float32(1.0) if j == 0 else np.float32(0.0)
+                q = items[item]
+                error = np.float32(1.0) if j == 0 else zero
                 for x in range(d):
                     error -= p[x] * q[x]
                 for x in range(d):
                     to_p[x] += shrink * p[x] - error * q[x]
-                for x in range(d):
-                    to_q[x] += shrink * q[x] - error * p[x]
-        for s in range(start, end):  # a row that comes again has no gradient left
-            row, gradient = users[user_rows[s]], user_gradient[user_rows[s]]
-            for x in range(d):
-                row[x] -= rate * gradient[x]
-            gradient[:] = np.float32(0.0)
-            for j in range(item_rows.shape[1]):
-                row, gradient = items[item_rows[s, j]], item_gradient[item_rows[s, j]]
-                for x in range(d):
-                    row[x] -= rate * gradient[x]
-                gradient[:] = np.float32(0.0)
+                if share[item] > zero:
+                    to_q = item_gradient[item]
+                    for x in range(d):
+                        to_q[x] += shrink * q[x] - error * p[x]
+        for s in range(start, end):
+            _take_step(users[user_rows[s]], user_gradient[user_rows[s]], rate)
+            for item in item_rows[s]:
+                if share[item] > zero:
+                    _take_step(items[item], item_gradient[item], rate * share[item])
 
 
 @compiled
@@ -456,16 +393,10 @@ def score_lists(
     lengths: NDArray[np.int64],
     scores: NDArray[np.float32],
 ) -> None:
-    """Write the score of each listed item `(U, L)`; minus infinity behind a list's end."""
+    """Write the score of each listed item `(U, L)`; the lowest number behind a list's end."""
     for user in range(len(item_ids)):
         _score_some(users[user], items, bias, item_ids[user], 0, lengths[user], scores[user])
-        scores[user, lengths[user] :] = np.float32(-np.inf)
-
-
-@compiled
-def _is_above(score: np.float32, item: int, other_score: np.float32, other: int) -> np.bool_:
-    """Tell whether an item ranks above another: higher score, or equal and the lower id."""
-    return np.bool_(score > other_score or (score == other_score and item < other))
+        scores[user, lengths[user] :] = _LAST
 
 
 @compiled
@@ -482,7 +413,7 @@ def _sort_targets(
         if not eligible[slot]:
             continue
         place = n
-        while place > 0 and _is_above(
+        while place > 0 and is_better(
             scores[slot],
             target_items[slot],
             sorted_scores[place - 1],
@@ -509,8 +440,7 @@ def _count_above(
     """Count the items in `[start, end)` that rank above a target."""
     n = 0
     for c in range(start, end):
-        is_above = (scores[c] > limit) | ((scores[c] == limit) & (item_ids[c] < target))
-        n += int(is_above)
+        n += int(is_better(scores[c], item_ids[c], limit, target))
     return n
 
 
@@ -539,7 +469,7 @@ def count_lists(
     Args:
         clean_users: Shape `(U, d)`.
         moved_users: Shape `(n_moving_users, d)`.
-        user_places: Shape `(>= U,)`: row in `moved_users`, or -1.
+        user_places: Shape `(U,)`: row in `moved_users`, or -1.
         items: After fine-tuning, shape `(n_items, d)`.
         bias: Shape `(n_items,)`.
         item_places: Shape `(n_items,)`: -1 where fine-tuning has not moved the item.
@@ -633,9 +563,9 @@ def count_rows(
         user, own = user_ids[row], scores[row]
         for slot in range(n_targets):
             raw_scores[slot] = own[target_items[slot]]
-            own[target_items[slot]] = np.float32(-np.inf)
+            own[target_items[slot]] = _LAST
         for place in range(indptr[user], indptr[user + 1]):
-            own[seen[place]] = np.float32(-np.inf)
+            own[seen[place]] = _LAST
         n = _sort_targets(raw_scores, target_items, eligible[user], slots, target_scores)
         for a in range(min(n, k)):
             n_above = a + _count_above(

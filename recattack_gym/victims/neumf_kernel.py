@@ -1,50 +1,22 @@
-"""Compiled training of NeuMF, and RecNum of a poisoned one; the fast twins of `neumf.py`.
+"""Compiled training of NeuMF; the fast twin of `NeuMF._train`.
 
 The first layer is linear in the user's and the item's embedding, so it is computed once per distinct
 user and item of a batch and added up per example. The other layers run over a few hundred examples at
 a time, which stay in the cache.
 """
 
-from collections.abc import Iterator
-from functools import lru_cache
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from recattack_gym.core.interactions import Interactions
-from recattack_gym.core.random import counter_permutation
-from recattack_gym.victims.kernels import (
-    adam_rows,
-    adam_touched,
-    best_target,
-    check_finite,
-    compiled,
-    count_shown,
-    draw_below,
-    fill_examples,
-    is_better,
-    stream_key,
-)
-from recattack_gym.victims.parallel import over_sets
-from recattack_gym.victims.ranking import CandidateLists
-from recattack_gym.victims.schedule import MAX_TRIES, UpdateSchedule
-
-EPOCH_ORDER, EPOCH_NEGATIVES = 16, 17
-"""Streams of clean training, times 2^32, plus the epoch."""
-
-Examples = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
-"""Users `(S,)`, clicked items `(S,)` and negatives `(S, n_negatives)`."""
+from recattack_gym.victims.epochs import Epoch
+from recattack_gym.victims.kernels import adam_rows, compiled
 
 CHUNK = 256
 """Examples that go through the layers together."""
-
-TILE = 32
-"""Users that are ranked together."""
-
-FURTHER = 8
-"""Candidates that a user still in question tries next, after the first k."""
 
 
 class Weights(NamedTuple):
@@ -87,10 +59,6 @@ class Part(NamedTuple):
     """Shape `(B, d)`: their half of the first layer's input."""
     outputs_gradient: NDArray[np.float32]
     """Shape `(B, d)`; zero between batches."""
-    touched: NDArray[np.int64]
-    """Shape `(n_rows,)`: rows that have had a gradient in this run, in order of first touch."""
-    is_touched: NDArray[np.bool_]
-    """Shape `(n_rows,)`; false before a run, or all true: then everything counts as touched."""
 
 
 class Layers(NamedTuple):
@@ -105,12 +73,12 @@ class Layers(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Buffers of one thread."""
+    """Buffers of clean training."""
 
     gradient: Weights
     """Zero between steps, as far as it is not overwritten."""
     first: Weights
-    """Adam's first moment; zero before a run, no rows for plain gradient descent."""
+    """Adam's first moment; zero before a run."""
     second: Weights
     """Adam's second moment, likewise."""
     user_part: Part
@@ -118,23 +86,18 @@ class Workspace(NamedTuple):
     layers: Layers
 
 
-def make_workspace(
-    weights: Weights, batch_size: int, n_negatives: int, *, is_adam: bool
-) -> Workspace:
-    """Allocate buffers for one thread and batches of at most `batch_size` clicks.
+def make_workspace(weights: Weights, batch_size: int, n_negatives: int) -> Workspace:
+    """Allocate buffers for batches of at most `batch_size` clicks.
 
     Args:
         weights: What is trained.
         batch_size: Clicks.
         n_negatives: Items per click.
-        is_adam: Whether there are moments; plain gradient descent has none.
     """
-    d, h2 = weights.layer2.shape
-    h3 = len(weights.mlp_output)
-    gradient = Weights(*(np.zeros_like(array) for array in weights))
+    d = len(weights.gmf_output)
 
-    def moments() -> Weights:
-        return Weights(*(np.zeros_like(array if is_adam else array[:0]) for array in weights))
+    def zeros() -> Weights:
+        return Weights(*(np.zeros_like(array) for array in weights))
 
     def part(n_rows: int, n_used: int) -> Part:
         size = min(n_rows, n_used)
@@ -144,51 +107,31 @@ def make_workspace(
             inputs=np.zeros((size, d), dtype=np.float32),
             outputs=np.zeros((size, d), dtype=np.float32),
             outputs_gradient=np.zeros((size, d), dtype=np.float32),
-            touched=np.zeros(n_rows, dtype=np.int64),
-            is_touched=np.zeros(n_rows, dtype=np.bool_),
         )
 
-    chunk = max(CHUNK, 1 + n_negatives)
     return Workspace(
-        gradient=gradient,
-        first=moments(),
-        second=moments(),
+        gradient=zeros(),
+        first=zeros(),
+        second=zeros(),
         user_part=part(len(weights.users), batch_size),
         item_part=part(len(weights.items), batch_size * (1 + n_negatives)),
-        layers=Layers(
-            *(np.zeros((chunk, width), dtype=np.float32) for width in (d, h2, h3, d, h2, h3))
-        ),
+        layers=make_layers(weights, 1 + n_negatives),
     )
 
 
-def clean_epochs(
-    log: Interactions, seed: int, *, epochs: int, n_negatives: int, below: int
-) -> Iterator[Examples]:
-    """Yield the examples of each epoch of clean training.
-
-    Args:
-        log: What to train on; every click is used once per epoch.
-        seed: What all draws are made from.
-        epochs: How many.
-        n_negatives: Items per click.
-        below: Negatives are drawn from `[0, below)` outside what the user has clicked.
-    """
-    indptr, seen = log.seen
-    for epoch in range(epochs):
-        order = counter_permutation(seed, (EPOCH_ORDER << 32) + epoch, len(log))
-        users, items = (ids[order].astype(np.int32) for ids in (log.user_ids, log.item_ids))
-        negatives = np.empty((len(log), n_negatives), dtype=np.int32)
-        _draw_negatives(
-            users, indptr, seen, seed, (EPOCH_NEGATIVES << 32) + epoch, below, negatives
-        )
-        yield users, items, negatives
+def make_layers(weights: Weights, at_least: int) -> Layers:
+    """Return buffers for chunks of `CHUNK` examples, or of `at_least` if that is more."""
+    d, h2 = weights.layer2.shape
+    h3 = len(weights.mlp_output)
+    chunk = max(CHUNK, at_least)
+    return Layers(*(np.zeros((chunk, width), dtype=np.float32) for width in (d, h2, h3, d, h2, h3)))
 
 
 def fit(
     weights: dict[str, NDArray[np.float32]],
-    epochs: Iterator[Examples],
+    epochs: Iterator[Epoch],
+    after_epoch: Callable[[int, dict[str, NDArray[np.float32]]], None],
     *,
-    batch_size: int,
     reg: float,
     learning_rate: float,
 ) -> None:
@@ -196,8 +139,8 @@ def fit(
 
     Args:
         weights: By the names of `Weights`.
-        epochs: From `clean_epochs`.
-        batch_size: Clicks per Adam step.
+        epochs: What to train on; every batch is an Adam step.
+        after_epoch: Told the number of each epoch, from 1, and what it has left.
         reg: L2 penalty.
         learning_rate: Adam's.
     """
@@ -205,280 +148,12 @@ def fit(
     work: Workspace | None = None
     step = 0
     with threadpool_limits(limits=1, user_api="blas"):
-        for users, items, negatives in epochs:
-            if work is None:
-                work = make_workspace(arrays, batch_size, negatives.shape[1], is_adam=True)
-                work.user_part.is_touched[:] = True
-                work.item_part.is_touched[:] = True
-            batches = np.append(np.arange(0, len(users), batch_size), len(users))
-            train(
-                arrays,
-                work,
-                users,
-                items,
-                negatives,
-                batches,
-                reg,
-                learning_rate,
-                step,
-            )
+        for number, (users, items, negatives, batches) in enumerate(epochs, start=1):
+            if work is None:  # batches differ in size, and none is larger than the epoch
+                work = make_workspace(arrays, len(users), negatives.shape[1])
+            train(arrays, work, users, items, negatives, batches, reg, learning_rate, step)
             step += len(batches) - 1
-
-
-class Updates(Protocol):
-    """What the engine asks its victim for; see `NeuMF`."""
-
-    def __call__(self, n_fake_users: int, profile_size: int, seed: int) -> "Update":
-        """Return what all poison sets of one shape and seed share."""
-        ...
-
-
-class Update(NamedTuple):
-    """What fine-tuning on any poison set of one shape and seed shares."""
-
-    schedule: UpdateSchedule
-    fake_rows: NDArray[np.float32]
-    """Shape `(N, 2d)`: untrained rows of the fake users."""
-
-
-class NeuMFEngine:
-    """Fine-tunes and ranks one poison set per thread at a time, and undoes it.
-
-    Args:
-        weights: Its parameters, by the names of `Weights`; not changed.
-        candidates: Shape `(U, C)`: of each user, best first by clean score.
-        lists: Targets, who may see them, and the length of a list.
-        updates: Schedule and fake users' rows; the last answer is kept.
-        reg: L2 penalty.
-        learning_rate: Of fine-tuning.
-    """
-
-    def __init__(
-        self,
-        weights: dict[str, NDArray[np.float32]],
-        candidates: NDArray[np.int32],
-        lists: CandidateLists,
-        updates: Updates,
-        *,
-        reg: float,
-        learning_rate: float,
-    ) -> None:
-        self._clean = Weights(**weights)
-        self._candidates = candidates
-        self._targets = lists.target_items
-        self._eligible = lists.eligible
-        self._k = lists.k
-        self._updates = lru_cache(maxsize=1)(updates)
-        self._reg = reg
-        self._learning_rate = learning_rate
-
-    def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-        """See `ExposureEngine.exposure`."""
-        n_sets, n_fake_users, profile_size = profiles.shape
-        schedule, fake_rows = self._updates(n_fake_users, profile_size, seed)
-        start = self._clean._replace(users=np.concatenate([self._clean.users, fake_rows]))
-        batch_size = int(np.diff(schedule.batch_indptr).max(initial=1))
-        exposure = np.zeros((n_sets, len(self._targets)), dtype=np.int64)
-
-        def work(thread: int, sets: range) -> None:
-            del thread  # each call has its own buffers
-            weights = Weights(*(array.copy() for array in start))
-            space = make_workspace(weights, batch_size, schedule.negatives.shape[1], is_adam=False)
-            items, negatives = (np.empty_like(x) for x in (schedule.item_ids, schedule.negatives))
-            for m in sets:
-                fill_examples(
-                    schedule.clicks,
-                    schedule.item_ids,
-                    schedule.negatives,
-                    profiles[m],
-                    schedule.seed,
-                    schedule.n_items,
-                    items,
-                    negatives,
-                )
-                touched = train(
-                    weights,
-                    space,
-                    schedule.user_ids,
-                    items,
-                    negatives,
-                    schedule.batch_indptr,
-                    self._reg,
-                    self._learning_rate,
-                    -1,
-                )
-                check_finite(*weights)
-                _count(
-                    weights,
-                    space.layers,
-                    self._candidates,
-                    self._targets,
-                    self._eligible,
-                    self._k,
-                    exposure[m],
-                )
-                _undo(weights, start, space, *touched)
-
-        over_sets(n_sets, work)
-        return exposure
-
-
-@compiled
-def _undo(
-    weights: Weights, start: Weights, work: Workspace, n_touched_users: int, n_touched_items: int
-) -> None:
-    """Go back to the weights before poisoning."""
-    for row in work.user_part.touched[:n_touched_users]:
-        work.user_part.is_touched[row] = False
-        weights.users[row] = start.users[row]
-    for row in work.item_part.touched[:n_touched_items]:
-        work.item_part.is_touched[row] = False
-        weights.items[row] = start.items[row]
-    weights.user_layer[:] = start.user_layer
-    weights.item_layer[:] = start.item_layer
-    weights.layer2[:] = start.layer2
-    weights.layer3[:] = start.layer3
-    weights.bias1[:] = start.bias1
-    weights.bias2[:] = start.bias2
-    weights.bias3[:] = start.bias3
-    weights.gmf_output[:] = start.gmf_output
-    weights.mlp_output[:] = start.mlp_output
-    weights.output_bias[:] = start.output_bias
-
-
-@compiled
-def _count(
-    weights: Weights,
-    layers: Layers,
-    candidates: NDArray[np.int32],
-    targets: NDArray[np.int64],
-    eligible: NDArray[np.bool_],
-    k: int,
-    counts: NDArray[np.int64],
-) -> None:
-    """Add the exposure of every target over all genuine users.
-
-    Users go through the layers a tile at a time: first with their targets, then with a few of their
-    candidates, best first by clean score, as long as fewer than k candidates beat the best target.
-    """
-    n_users, n_candidates = candidates.shape
-    n_targets = len(targets)
-    user_halves = _halves(weights.users[:n_users], weights.user_layer)
-    item_halves = _halves(weights.items, weights.item_layer)
-    user_halves += weights.bias1
-    width = max(n_targets, min(k, n_candidates), FURTHER)
-    users, items = np.empty(TILE * width, np.int64), np.empty(TILE * width, np.int64)
-    pair_scores = np.empty(TILE * width, np.float32)
-    scores = np.empty((TILE, n_targets), np.float32)
-    candidate_scores = np.empty((TILE, n_candidates), np.float32)
-    best, n_better = np.empty(TILE, np.int64), np.zeros(TILE, np.int64)
-    active = np.empty(TILE, np.int64)
-    for first in range(0, n_users, TILE):
-        n_tile = min(TILE, n_users - first)
-        n = 0
-        for r in range(n_tile):
-            for z in range(n_targets):
-                users[n], items[n] = first + r, targets[z]
-                n += 1
-        _pair_scores(weights, layers, user_halves, item_halves, users[:n], items[:n], pair_scores)
-        n_active = 0
-        for r in range(n_tile):
-            for z in range(n_targets):
-                scores[r, z] = pair_scores[r * n_targets + z]
-            best[r] = best_target(scores[r], targets, eligible[first + r])
-            n_better[r] = 0
-            if best[r] >= 0:
-                active[n_active] = r
-                n_active += 1
-        start, stop = 0, min(k, n_candidates)
-        while n_active > 0 and start < n_candidates:
-            n = 0
-            for a in range(n_active):
-                for c in range(start, stop):
-                    users[n] = first + active[a]
-                    items[n] = candidates[first + active[a], c]
-                    n += 1
-            _pair_scores(
-                weights, layers, user_halves, item_halves, users[:n], items[:n], pair_scores
-            )
-            n = 0
-            n_still = 0
-            for a in range(n_active):
-                r = active[a]
-                for c in range(start, stop):
-                    candidate_scores[r, c] = pair_scores[n]
-                    n_better[r] += int(
-                        is_better(pair_scores[n], items[n], scores[r, best[r]], targets[best[r]])
-                    )
-                    n += 1
-                if n_better[r] < k:
-                    active[n_still] = r
-                    n_still += 1
-            n_active = n_still
-            start, stop = stop, min(stop + FURTHER, n_candidates)
-        for a in range(n_active):
-            r = active[a]
-            u = first + r
-            count_shown(
-                candidate_scores[r], candidates[u], scores[r], targets, eligible[u], k, counts
-            )
-
-
-@compiled
-def _halves(table: NDArray[np.float32], layer: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the first layer's halves of all rows of a table, shape `(n_rows, d)`."""
-    halves: NDArray[np.float32] = np.dot(np.ascontiguousarray(table[:, len(layer) :]), layer)
-    return halves
-
-
-@compiled
-def _pair_scores(
-    weights: Weights,
-    layers: Layers,
-    user_halves: NDArray[np.float32],
-    item_halves: NDArray[np.float32],
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    scores: NDArray[np.float32],
-) -> None:
-    """Write the scores of some pairs; `users`, `items` and `scores` alike."""
-    zero = np.float32(0.0)
-    d = user_halves.shape[1]
-    size = len(layers.hidden1)
-    for start in range(0, len(users), size):
-        n = min(size, len(users) - start)
-        for x in range(n):
-            p, q = user_halves[users[start + x]], item_halves[items[start + x]]
-            for j in range(d):
-                layers.hidden1[x, j] = max(p[j] + q[j], zero)
-        _upper_layers(weights, layers, n)
-        for x in range(n):
-            scores[start + x] = _logit(
-                weights, layers.hidden3[x], users[start + x], items[start + x]
-            )
-
-
-@compiled
-def _draw_negatives(
-    users: NDArray[np.int32],
-    indptr: NDArray[np.int64],
-    seen: NDArray[np.int32],
-    seed: int,
-    stream: int,
-    below: int,
-    negatives: NDArray[np.int32],
-) -> None:
-    key = stream_key(seed, stream)
-    n_negatives = negatives.shape[1]
-    for s in range(len(users)):
-        own = seen[indptr[users[s]] : indptr[users[s] + 1]]
-        for n in range(n_negatives):
-            for attempt in range(MAX_TRIES):
-                item = draw_below(key, (s * n_negatives + n) * MAX_TRIES + attempt, below)
-                place = np.searchsorted(own, item)
-                if place == len(own) or own[place] != item:
-                    break
-            negatives[s, n] = item
+            after_epoch(number, weights)
 
 
 @compiled
@@ -491,9 +166,9 @@ def train(
     batches: NDArray[np.int64],
     reg: float,
     learning_rate: float,
-    n_adam_steps: int,
-) -> tuple[int, int]:
-    """Take one gradient step per batch of clicks, in place.
+    n_steps: int,
+) -> None:
+    """Take one Adam step on the mean loss per batch of clicks, in place.
 
     Args:
         weights: Changed.
@@ -504,19 +179,9 @@ def train(
         batches: Shape `(n_batches + 1,)`: bounds of the batches in `users`.
         reg: L2 penalty on the embeddings of each example.
         learning_rate: Step size.
-        n_adam_steps: Adam steps on the mean loss that this run has taken before; negative for plain
-            gradient descent on the summed loss instead.
-
-    Returns:
-        How many users and items have been touched.
+        n_steps: How many steps this run has taken before.
     """
     n_negatives = negatives.shape[1]
-    n_touched_users, n_touched_items = 0, 0
-    for is_touched in work.user_part.is_touched:
-        n_touched_users += is_touched
-    for is_touched in work.item_part.is_touched:
-        n_touched_items += is_touched
-    is_adam = n_adam_steps >= 0
     per_chunk = max(CHUNK // (1 + n_negatives), 1)
     for b in range(len(batches) - 1):
         start, stop = batches[b], batches[b + 1]
@@ -537,36 +202,23 @@ def train(
                 items[chunk:end],
                 negatives[chunk:end],
                 reg,
-                1.0 / ((stop - start) * (1 + n_negatives)) if is_adam else 1.0,
+                1.0 / ((stop - start) * (1 + n_negatives)),
             )
-        n_touched_users = _first_layer_gradient(
+        _first_layer_gradient(
             weights.user_layer,
             work.gradient.users,
             work.gradient.user_layer,
             work.user_part,
             n_users,
-            n_touched_users,
         )
-        n_touched_items = _first_layer_gradient(
+        _first_layer_gradient(
             weights.item_layer,
             work.gradient.items,
             work.gradient.item_layer,
             work.item_part,
             n_items,
-            n_touched_items,
         )
-        if is_adam:
-            _adam(
-                weights,
-                work,
-                n_touched_users,
-                n_touched_items,
-                learning_rate,
-                n_adam_steps + b + 1,
-            )
-        else:
-            _descend(weights, work, n_users, n_items, learning_rate)
-    return n_touched_users, n_touched_items
+        _adam(weights, work, learning_rate, n_steps + b + 1)
 
 
 @compiled
@@ -597,8 +249,7 @@ def _first_layer_gradient(
     layer_gradient: NDArray[np.float32],
     part: Part,
     n: int,
-    n_touched: int,
-) -> int:
+) -> None:
     d = len(layer)
     np.dot(part.inputs[:n].T, part.outputs_gradient[:n], layer_gradient)
     np.dot(part.outputs_gradient[:n], layer.T, part.inputs[:n])
@@ -608,15 +259,10 @@ def _first_layer_gradient(
         for j in range(d):
             table_gradient[row, d + j] += part.inputs[r, j]
             part.outputs_gradient[r, j] = np.float32(0.0)
-        if not part.is_touched[row]:
-            part.is_touched[row] = True
-            part.touched[n_touched] = row
-            n_touched += 1
-    return n_touched
 
 
 @compiled
-def _upper_layers(weights: Weights, layers: Layers, n: int) -> None:
+def upper_layers(weights: Weights, layers: Layers, n: int) -> None:
     """Write the second and third layer's activations of `n` examples from the first's."""
     zero = np.float32(0.0)
     hidden2, hidden3 = layers.hidden2[:n], layers.hidden3[:n]
@@ -631,9 +277,13 @@ def _upper_layers(weights: Weights, layers: Layers, n: int) -> None:
 
 
 @compiled
-def _logit(weights: Weights, hidden3: NDArray[np.float32], user: int, item: int) -> np.float32:
-    """Return the score of one pair from its last hidden layer."""
-    p, q = weights.users[user], weights.items[item]
+def score_pair(
+    weights: Weights,
+    hidden3: NDArray[np.float32],
+    p: NDArray[np.float32],
+    q: NDArray[np.float32],
+) -> np.float32:
+    """Return the score of one pair from its last hidden layer and its rows."""
     logit: np.float32 = weights.output_bias[0]
     for j in range(len(hidden3)):
         logit += hidden3[j] * weights.mlp_output[j]
@@ -676,13 +326,13 @@ def _chunk_gradient(
         q = item_part.outputs[item_part.place[items[s] if c == 0 else negatives[s, c - 1]]]
         for j in range(d):
             hidden1[x, j] = max(p[j] + q[j] + weights.bias1[j], zero)
-    _upper_layers(weights, work.layers, n)
+    upper_layers(weights, work.layers, n)
     for x in range(n):
         s, c = divmod(x, width)
         user = users[s]
         item = items[s] if c == 0 else negatives[s, c - 1]
         p, q = weights.users[user], weights.items[item]
-        logit = _logit(weights, hidden3[x], user, item)
+        logit = score_pair(weights, hidden3[x], p, q)
         bound = np.float32(80.0)  # exp(89) is not a float32
         error = one / (one + np.exp(-min(max(logit, -bound), bound)))
         if c == 0:
@@ -725,34 +375,11 @@ def _chunk_gradient(
 
 
 @compiled
-def _adam(
-    weights: Weights,
-    work: Workspace,
-    n_touched_users: int,
-    n_touched_items: int,
-    learning_rate: float,
-    step: int,
-) -> None:
+def _adam(weights: Weights, work: Workspace, learning_rate: float, step: int) -> None:
     gradient, first, second = work.gradient, work.first, work.second
-    adam_touched(
-        weights.users,
-        gradient.users,
-        first.users,
-        second.users,
-        work.user_part.touched[:n_touched_users],
-        learning_rate,
-        step,
-    )
-    adam_touched(
-        weights.items,
-        gradient.items,
-        first.items,
-        second.items,
-        work.item_part.touched[:n_touched_items],
-        learning_rate,
-        step,
-    )
     for w, g, m, v in (
+        (weights.users, gradient.users, first.users, second.users),
+        (weights.items, gradient.items, first.items, second.items),
         (weights.user_layer, gradient.user_layer, first.user_layer, second.user_layer),
         (weights.item_layer, gradient.item_layer, first.item_layer, second.item_layer),
         (weights.layer2, gradient.layer2, first.layer2, second.layer2),
@@ -770,41 +397,3 @@ def _adam(
         (weights.output_bias, gradient.output_bias, first.output_bias, second.output_bias),
     ):
         adam_rows(w, g, m, v, len(w), learning_rate, step)
-
-
-@compiled
-def _descend(
-    weights: Weights, work: Workspace, n_users: int, n_items: int, learning_rate: float
-) -> None:
-    """Take a step of plain gradient descent and clear the gradient."""
-    gradient = work.gradient
-    for row in work.user_part.rows[:n_users]:
-        _descend_array(weights.users[row], gradient.users[row], learning_rate)
-    for row in work.item_part.rows[:n_items]:
-        _descend_array(weights.items[row], gradient.items[row], learning_rate)
-    for w, g in (
-        (weights.user_layer, gradient.user_layer),
-        (weights.item_layer, gradient.item_layer),
-        (weights.layer2, gradient.layer2),
-        (weights.layer3, gradient.layer3),
-    ):
-        _descend_array(w.reshape(-1), g.reshape(-1), learning_rate)
-    for w, g in (
-        (weights.bias1, gradient.bias1),
-        (weights.bias2, gradient.bias2),
-        (weights.bias3, gradient.bias3),
-        (weights.gmf_output, gradient.gmf_output),
-        (weights.mlp_output, gradient.mlp_output),
-        (weights.output_bias, gradient.output_bias),
-    ):
-        _descend_array(w, g, learning_rate)
-
-
-@compiled
-def _descend_array(
-    weights: NDArray[np.float32], gradient: NDArray[np.float32], learning_rate: float
-) -> None:
-    rate = np.float32(learning_rate)
-    for x in range(len(weights)):
-        weights[x] -= rate * gradient[x]
-        gradient[x] = np.float32(0.0)

@@ -19,14 +19,13 @@ from recattack_gym.victims.graph_kernel import (
     GraphArrays,
     add_neighbours,
     count_exposure,
-    dot,
     graph_arrays,
     inject_edges,
     push_to_neighbours,
     room_for_fakes,
     with_neighbours,
 )
-from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, fill_examples
+from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, dot, fill_examples
 from recattack_gym.victims.parallel import n_threads, over_sets
 from recattack_gym.victims.schedule import UpdateSchedule
 
@@ -141,9 +140,9 @@ class Trainer:
 
     def train(
         self,
-        users: NDArray[np.int64],
-        items: NDArray[np.int64],
-        negatives: NDArray[np.int64],
+        users: NDArray[np.int32] | NDArray[np.int64],
+        items: NDArray[np.int32] | NDArray[np.int64],
+        negatives: NDArray[np.int32] | NDArray[np.int64],
         batch_indptr: NDArray[np.int64],
         learning_rate: float,
         *,
@@ -154,9 +153,9 @@ class Trainer:
             train(
                 self._parameters,
                 self._graph,
-                users.astype(np.int32),
-                items.astype(np.int32),
-                negatives.astype(np.int32),
+                np.ascontiguousarray(users, dtype=np.int32),
+                np.ascontiguousarray(items, dtype=np.int32),
+                np.ascontiguousarray(negatives, dtype=np.int32),
                 batch_indptr,
                 self._n_items,
                 learning_rate,

@@ -21,6 +21,26 @@ MAX_TRIES = 32
 """How often a negative that turns out to be a positive is drawn again."""
 
 
+def fake_share(log: Interactions, profile: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Tell how far the poison decides each item: the share of its clicks that are fake.
+
+    Fine-tuning stands for full retraining from the clean state, where the gradients of an item's genuine
+    examples cancel; only the fake ones pull. The more genuine clicks an item has, the less it gives
+    way, so victims scale the steps of an item by this share: 1 for a clicked new item, a hundredth for one
+    with 99 genuine clicks per fake one, 0 (it rests) for an item that no fake user clicked.
+
+    Args:
+        log: The clean log.
+        profile: Shape `(N, T)`.
+
+    Returns:
+        Shape `(n_items,)`.
+    """
+    fake = np.bincount(profile.ravel(), minlength=log.n_items)
+    share: NDArray[np.float64] = fake / np.maximum(fake + log.item_popularity, 1)
+    return share.astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class UpdateSchedule:
     """The examples of one fine-tuning run of any profiles of shape `(N, T)`.
@@ -35,7 +55,7 @@ class UpdateSchedule:
             depend on the profile.
         batch_indptr: Shape `(n_batches + 1,)`: batch `b` is `batch_indptr[b]:batch_indptr[b + 1]`.
         seed: What all draws are made from.
-        n_items: Fake users' negatives are drawn from `[0, n_items)`.
+        n_items: Fake users' negatives are drawn from `[0, n_items)`, like genuine users'.
     """
 
     clicks: NDArray[np.int32]
@@ -56,7 +76,7 @@ class UpdateSchedule:
 
         Returns:
             `user_ids (S,)`, `item_ids (S,)` and `negatives (S, n_negatives)`. A fake user's negative
-            is uniform over the catalogue outside its own profile (after `MAX_TRIES` draws: anything).
+            is uniform below `n_items` outside its own profile (after `MAX_TRIES` draws: anything).
         """
         fake = np.flatnonzero(self.clicks >= 0)
         items = self.item_ids.astype(np.int64)
@@ -99,8 +119,8 @@ def make_schedule(
             that reaches `len(log)` every genuine click is used exactly once per epoch.
         batch_size: Examples per gradient step; batches do not cross epochs.
         n_negatives: Negative items per example; may be 0.
-        n_genuine_negatives: Genuine users' negatives are drawn from `[0, n_genuine_negatives)` outside
-            what they have seen: the original catalogue, or all items.
+        n_genuine_negatives: Negatives are drawn from `[0, n_genuine_negatives)` outside what the user
+            has seen: the original catalogue, or all items.
     """
     n_fake_users, profile_size = profile_shape
     n_clicks = n_fake_users * profile_size
@@ -132,7 +152,7 @@ def make_schedule(
         ).astype(np.int32),
         batch_indptr=np.append(indptr, epochs * per_epoch).astype(np.int64),
         seed=seed,
-        n_items=log.n_items,
+        n_items=n_genuine_negatives,
     )
 
 

@@ -1,10 +1,12 @@
 """The command `recattack`: every subcommand, every kind of mistake, and what a program reads from it."""
 
+import inspect
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ import pytest
 
 from agents import cli
 from agents.heuristic import ATTACKERS
+from agents.options import OPTION_NAMES
 from agents.reports import Report
+from agents.training import TrainingConfig
 from envs_registry import ENV_IDS
 from recattack_gym import __version__
 from recattack_gym.core import FakeProfiles
+from recattack_gym.envs import PoisonEnv
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--n-fake-users", "4", "--profile-size", "5", "--targets", "3")
@@ -139,6 +144,56 @@ def test_attack_takes_options_of_environment_victim_and_attacker(run: Runner) ->
     assert "side_effects" not in data
 
 
+def test_every_argument_of_the_environments_is_an_option() -> None:
+    arguments = set(inspect.signature(PoisonEnv).parameters)
+    assert arguments - set(OPTION_NAMES) == {"victim", "reward", "render_mode"}
+
+
+def test_every_training_setting_is_an_option(run: Runner) -> None:
+    _, out, _ = run.text("train", "--help")
+    for field in fields(TrainingConfig):
+        if field.name not in ("env_id", "env_options"):
+            assert f"--{field.name.replace('_', '-')}" in out, field.name
+
+
+def test_train_takes_settings_of_the_agent_and_of_the_environment(
+    run: Runner, tmp_path: Path
+) -> None:
+    code, data, _ = run(
+        "train", "CoVisitation", "--save", str(tmp_path), "--quiet", "--no-side-effects", *SMALL,
+        "--n-envs", "2", "--total-steps", "40", "--eval-episodes", "2", "--target-identity", "1",
+        "--target-share", "0.3", "--popularity-weight", "0.5", "--n-epochs", "2",
+        "--n-minibatches", "2", "--clip-range", "0.1", "--ent-coef", "0.01", "--hidden-size", "8",
+        "--embedding-size", "4", "--resample-candidates",
+    )  # fmt: skip
+    assert code == 0
+    training = data["config"]["training"]
+    assert (training["target_identity"], training["target_share"]) == (1.0, 0.3)
+    assert (training["popularity_weight"], training["clip_range"]) == (0.5, 0.1)
+    assert (training["n_epochs"], training["n_minibatches"]) == (2, 2)
+    assert (training["ent_coef"], training["hidden_size"]) == (0.01, 8)
+    assert training["embedding_size"] == 4
+    assert data["config"]["env"]["resample_candidates"] is True
+
+
+def test_an_agent_is_trained_to_demote_what_is_shown(run: Runner, tmp_path: Path) -> None:
+    code, data, _ = run(
+        "train", "ItemPop", "--save", str(tmp_path), "--quiet", "--no-side-effects",
+        "--n-envs", "2", "--n-fake-users", "4", "--profile-size", "5", "--targets", "0,1",
+        "--total-steps", "40", "--eval-episodes", "2", "--direction", "nuke",
+    )  # fmt: skip
+    assert code == 0
+    assert data["clean_rec_num"] > 0
+    assert data["rec_num"] == min(data["curve"])
+
+
+def test_attacker_settings_may_be_given_one_by_one(run: Runner) -> None:
+    one_by_one = ("--attacker-config", "n_neighbours=3", "--attacker-config", "significance=4")
+    _, data, _ = run("attack", "ItemPop", "--attacker", "power-item", *one_by_one, *SMALL)
+    config = data["config"]["attacker"]
+    assert (config["n_neighbours"], config["significance"]) == (3, 4)
+
+
 def test_without_json_the_result_is_for_people(run: Runner) -> None:
     code, out, err = run.text("attack", "ItemPop", "--attacker", "middle", *SMALL)
     assert code == 0
@@ -182,15 +237,26 @@ def test_without_json_the_result_is_for_people(run: Runner) -> None:
         (("attack", "ItemPop", "--attacker", "random", "--seed", "-1"), "--seed must be"),
         (("attack", "ItemPop", "--attacker", "random", "--draws", "0"), "--draws must be"),
         (("attack", "ItemPop", "--attacker", "random", "--n-fake-users", "0"), "n_fake_users must be"),
-        (("attack", "ItemPop", "--attacker", "random", "--direction", "nuke"), "direction must be one of"),
+        (("attack", "ItemPop", "--attacker", "random", "--direction", "nuke"), "a click cannot"),
         (("data", "info", "ml-100k", "--data-dir", "/nowhere"), "data_dir must be an existing folder"),
         (("train", "BPR", "--algo", "pop"), "unknown algorithm 'pop'; did you mean 'ppo'"),
         (("train", "BPR", "--total-steps", "0"), "total_steps must be"),
+        (("train", "BPR", "--target-identity", "2"), "target_identity must be"),
+        (("train", "ItemPop", "--target-idenity", "1"), "did you mean '--target-identity'"),
+        (("train", "ItemPop", "--direction", "nuke"), "targets must be shown to somebody"),
+        (("attack", "ItemPop", "--attacker", "random", "--resample-candidates"), "unknown argument"),
         (("train", "BPR", "--learning-rate", "nan"), "learning_rate must be"),
         (("train", "BPR", "--policy", "words"), "policy must be one of"),
         (("bench", "sped"), "did you mean 'speed'"),
         (("demo", "--seeds", "-3"), "seeds must be"),
         (("demo", "--queries", "0"), "n_queries must be"),
+        (("demo", "--queries", "10"), "n_queries must be a multiple of 8"),
+        (("demo", "--seeds", "0", "0"), "seeds must be one or more distinct"),
+        (("--json", "envs"), "unknown argument '--json': options come after `recattack envs`"),
+        (("attack", "ItemPop", "--attacker", "random", "--save", "."), "--save must name a file"),
+        (("train", "ItemPop", "--resume", "--save", "nowhere"), "there is nothing to resume"),
+        (("Attack",), "did you mean 'attack'"),
+        (("attack", "gru4rec", "--attacker", "random"), "did you mean 'GRU4Rec'"),
     ],
 )  # fmt: skip
 def test_a_mistake_gets_one_clear_line_and_exit_code_2(

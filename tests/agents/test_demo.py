@@ -1,6 +1,7 @@
 """The demo, small: what it writes, and that nobody is compared unfairly."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,32 @@ def test_everybody_is_compared_over_equally_many_attacks(tmp_path: Path) -> None
 def test_a_senseless_size_is_refused() -> None:
     with pytest.raises(ArgumentError, match="n_queries must be a whole number >= 1, got 0"):
         DemoConfig(n_queries=0)
+
+
+@pytest.mark.parametrize(("n_queries", "remedy"), [(5, "take 8"), (20, "take 16 or 24")])
+def test_queries_that_are_no_whole_rollouts_are_refused(n_queries: int, remedy: str) -> None:
+    with pytest.raises(ArgumentError, match=f"multiple of 8, .* got {n_queries}: {remedy}"):
+        DemoConfig(n_queries=n_queries)
+
+
+@pytest.mark.parametrize("seeds", [(0, 0, 0), (1, 2, 1), ()])
+def test_seeds_that_are_not_distinct_platforms_are_refused(
+    seeds: tuple[int, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(ArgumentError, match="seeds must be one or more distinct numbers"):
+        run_demo(tmp_path, seeds=seeds, config=SMALL, show_progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_platform_is_stored_with_the_settings_that_it_had(tmp_path: Path) -> None:
+    run_demo(tmp_path, seeds=(5, 6), config=SMALL, show_progress=False)
+    stored = json.loads((tmp_path / "results.json").read_text())
+    for seed, run in zip((5, 6), stored["runs"], strict=True):
+        assert run["config"]["env"]["platform_seed"] == seed
+        assert run["config"]["env"]["profile_size"] == SMALL.profile_size
+        assert run["config"]["training"]["seed"] == seed
+        assert run["config"]["training"]["env_options"]["platform_seed"] == seed
+    assert stored["config"] == {"demo": asdict(SMALL)}
 
 
 def test_smoothing_takes_the_mean_of_the_last_values() -> None:

@@ -88,9 +88,8 @@ def run_until(learner: Learner, n_attacks: int) -> None:
         if len(learner.progress.rec_nums) >= n_attacks:
             raise KilledError
 
-    learner._on_attacks = kill
     with pytest.raises(KilledError):
-        learner.run()
+        learner.run(kill)
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
@@ -118,6 +117,28 @@ def test_a_finished_run_can_go_on_for_longer(tmp_path: Path) -> None:
     whole = Learner(make_config(total_steps=6 * 2 * N_CLICKS))
     whole.run()
     assert longer.progress.rec_nums == whole.progress.rec_nums
+
+
+def test_resuming_a_finished_run_repeats_its_report(tmp_path: Path) -> None:
+    timing = ("cpu_seconds", "wall_seconds")
+    config = make_config(eval_episodes=8)
+    first, again = (
+        {
+            name: value
+            for name, value in train(config, tmp_path, resume=resume).data.items()
+            if name not in timing
+        }
+        for resume in (False, True)
+    )
+    assert again == first
+
+
+def test_a_run_that_is_longer_than_asked_for_says_how_long_it_was(tmp_path: Path) -> None:
+    train(make_config(), tmp_path, side_effects=False)
+    shorter = make_config(total_steps=N_CLICKS)
+    data = train(shorter, tmp_path, resume=True, side_effects=False).data
+    assert data["total_steps"] == 96
+    assert data["queries"] == {"training": 8, "policy": 2, "best": 1}
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:

@@ -73,5 +73,11 @@ def test_the_message_is_printed_as_it_is(error: Exception) -> None:
 def test_an_unknown_name_suggests_the_nearest_and_lists_the_known() -> None:
     message = str(UnknownNameError("victim", "ItemPopp", ["ItemPop", "BPR"]))
     assert message == "unknown victim 'ItemPopp'; did you mean 'ItemPop'? Known: BPR, ItemPop."
-    assert str(UnknownNameError("victim", "zzz", ["BPR"])) == "unknown victim 'zzz' Known: BPR."
-    assert str(UnknownNameError("victim", 3, [])) == "unknown victim 3 Known: none."
+    assert str(UnknownNameError("victim", "zzz", ["BPR"])) == "unknown victim 'zzz'. Known: BPR."
+    assert str(UnknownNameError("victim", 3, [])) == "unknown victim 3. Known: none."
+
+
+@pytest.mark.parametrize("name", ["gru4rec", "GRU4REC", "gru"])
+def test_an_unknown_name_finds_its_neighbour_in_another_case(name: str) -> None:
+    message = str(UnknownNameError("victim", name, ["BPR", "GRU4Rec", "AutoRec"]))
+    assert f"unknown victim {name!r}; did you mean 'GRU4Rec'? Known:" in message

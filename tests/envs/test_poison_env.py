@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
+from numpy.typing import NDArray
 
 from recattack_gym.core import FakeProfiles
 from recattack_gym.envs import PoisonEnv
@@ -189,3 +190,27 @@ def test_an_interrupted_evaluation_can_be_repeated(
             env.step(np.int64(TARGET))
     assert env.n_queries == 0
     assert env.step(np.int64(TARGET))[1] == 4.0
+
+
+def test_a_click_whose_evaluation_fails_has_not_happened(small: Small) -> None:
+    failures = [ZeroDivisionError]
+
+    def moody(rec_num: NDArray[np.int64], **_: object) -> NDArray[np.float64]:
+        if failures:
+            raise failures.pop()
+        return rec_num.astype(np.float64)
+
+    arguments = small("PMF", resample_candidates=True, reward=moody)
+    env = PoisonEnv(victim="PMF", **arguments)
+    env.reset(seed=5)
+    for item in (40, 41, 40, 3, 4):
+        before = env.step(np.int64(item))
+    state = env.np_random.bit_generator.state
+    with pytest.raises(ZeroDivisionError):
+        env.step(np.int64(7))
+    assert data_equivalence((env._observation(), env._info()), (before[0], before[4]), exact=True)
+    assert env.last_profiles is None
+    assert env.np_random.bit_generator.state == state
+    reward, info = env.step(np.int64(40))[1::3]
+    other = PoisonEnv(victim="PMF", **arguments)
+    assert data_equivalence((reward, info), attack(other, 40, 41, 40, 3, 4, 40, seed=5), exact=True)

@@ -1,16 +1,19 @@
 """What the pictures say: texts are compared, images are looked at for what must be in them."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from recattack_gym.core import Interactions, StateError
 from recattack_gym.datasets import from_interactions
-from recattack_gym.envs import PoisonEnv, PoisonVectorEnv
+from recattack_gym.envs import BlackBox, PoisonEnv, PoisonVectorEnv, rendering
 
 Arguments = dict[str, Any]
 RED = (214, 38, 41)
@@ -62,6 +65,63 @@ def test_text_uses_the_names_of_the_dataset(on_ladder: Arguments, ladder: Intera
     assert "ItemPop on games: push 1 target item" in text
     assert "fake user 0: *Rez, Portal" in text
     assert "*Rez: " in text
+
+
+def test_a_black_box_shows_what_its_attacker_knows_and_no_more(
+    on_ladder: Arguments, ladder: Interactions
+) -> None:
+    games = ("Portal", "Braid", "Doom", "Myst", "Rez", "Zork")
+    dataset = from_interactions(ladder, name="games", item_names=games)
+    arguments = {**on_ladder, "dataset": dataset, "targets": [3, 4], "render_mode": "ansi"}
+    inside = PoisonEnv(**arguments)
+    box = BlackBox(gym.wrappers.OrderEnforcing(inside))
+    box.reset()
+    box.step(np.int64(0))
+    assert box.render() == (
+        "black box: push 2 target items, 1 of 4 clicks\n"
+        "  fake user 0: item 0\n"
+        "RecNum: clean 0, at most 4"
+    )
+    for item in (4, 4, 4):
+        *_, info = box.step(np.int64(item))
+    shown = info["target_exposure"]
+    assert box.render() == (
+        "black box: push 2 target items, 4 of 4 clicks\n"
+        "  fake user 0: item 0, *item 4\n"
+        "  fake user 1: *item 4 x2\n"
+        "shown to users, poisoned\n"
+        f"  *item 3: {shown[0]}\n"
+        f"  *item 4: {shown[1]}\n"
+        f"RecNum {info['rec_num']}: clean {info['clean_rec_num']}, at most {info['max_rec_num']}"
+    )
+    assert inside.render() == copy.deepcopy(inside).render() == box.render()
+
+
+@pytest.mark.usefixtures("drawn")
+@pytest.mark.parametrize("mode", ["rgb_array", "human"])
+def test_pictures_of_a_black_box_do_not_name_the_victim(
+    mode: str, on_ladder: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes: list[rendering.Scene] = []
+    draw = rendering.draw
+
+    def watch(scene: rendering.Scene, figure: Figure) -> None:
+        scenes.append(scene)
+        draw(scene, figure)
+
+    monkeypatch.setattr(rendering, "draw", watch)
+    box = BlackBox(PoisonEnv(**on_ladder, render_mode=mode))
+    box.reset()
+    for item in (6, 6, 6, 6):
+        box.step(np.int64(item))
+        box.render()
+    assert len(scenes) >= 4
+    for scene in scenes:
+        assert "ItemPop" not in scene.title
+        assert scene.clean_exposure is None
+    assert scenes[-1].exposure is not None
+    assert scenes[-1].exposure.tolist() == [4]
+    box.close()
 
 
 def test_the_image_shows_target_clicks_in_red_and_unspent_ones_in_grey(

@@ -178,3 +178,27 @@ def test_episode_statistics_of_gymnasium_count_our_episodes(
     statistics = info["episode"]
     assert statistics["r"].tolist() == [4.0, 0.0]
     assert statistics["l"].tolist() == [4, 4]
+
+
+def test_a_step_whose_evaluation_fails_has_happened_in_no_copy(
+    on_ladder: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    envs = PoisonVectorEnv(num_envs=2, autoreset_mode="Disabled", **on_ladder)
+    envs.reset()
+    for _ in range(2):
+        envs.step(np.array([6, 6]))
+    envs.reset(options=reset_some(np.array([False, True])))
+    before = envs.step(np.array([6, 2]))  # the first copy has one click left, the second three
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(envs.simulator, "exposure", fail)
+        with pytest.raises(MemoryError):
+            envs.step(np.array([0, 0]))
+    assert data_equivalence(envs._episodes.observe(), before[0], exact=True)
+    observation, rewards, terminated, *_ = envs.step(np.array([6, 3]))
+    assert observation["clicks"].tolist() == [[6, 6], [7, 7]]
+    assert envs._episodes.clicks[1].tolist() == [[2, 3], [7, 7]]
+    assert (rewards.tolist(), terminated.tolist()) == ([4.0, 0.0], [True, False])

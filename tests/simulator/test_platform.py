@@ -1,6 +1,8 @@
 """The platform: RecNum is right, reproducible, and every attack starts from the clean state."""
 
+import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,12 +188,30 @@ def test_side_effects_are_those_of_the_platforms_own_retraining() -> None:
 
 
 def test_a_fresh_draw_retrains_afresh_too() -> None:
-    arguments = {"targets": 2, "n_candidates": None, "victim_config": QUICK}  # no lists to draw
+    arguments = {
+        "targets": 2,
+        "n_candidates": None,
+        "k": 3,
+        "victim_config": QUICK,
+    }  # no lists to draw
     platform = PlatformSimulator(small_log(), "BPR", **arguments)  # type: ignore[arg-type]  # text
     poison = some_poison(platform, 1)
-    poison[:, :, ::2] = platform.target_items[0]
+    poison[:, :, 0] = platform.target_items[0]
     draws = [platform.exposure(poison, rng=np.random.default_rng(seed)) for seed in range(8)]
     assert len({tuple(draw[0].tolist()) for draw in draws}) > 1
+
+
+@pytest.mark.parametrize("victim", ["BPR", "NeuMF", "AutoRec"])
+def test_a_platform_that_has_been_used_can_be_pickled(victim: str) -> None:
+    config = {"epochs": 1, "finetune_epochs": 2, "embedding_size": 4}
+    platform = PlatformSimulator(
+        small_log(), victim, targets=2, n_candidates=20, victim_config=config
+    )
+    poison = some_poison(platform, 3)
+    before = platform.exposure(poison)
+    again = pickle.loads(pickle.dumps(platform))  # noqa: S301  # our own bytes
+    np.testing.assert_array_equal(again.exposure(poison), before)
+    np.testing.assert_array_equal(platform.exposure(poison), before)
 
 
 def test_side_effects_compare_held_out_quality_before_and_after() -> None:
@@ -231,6 +251,48 @@ def test_equal_platforms_of_a_process_are_one() -> None:
     first = shared_simulator(arguments)
     assert shared_simulator(dict(arguments)) is first
     assert shared_simulator({**arguments, "targets": 3}) is not first
+
+
+def write_log(folder: Path, n_users: int) -> Path:
+    """Write `clicks.csv`: so many users with three of their own four items each."""
+    folder.mkdir(exist_ok=True)
+    lines = [f"u{user},i{(user + place) % 4}" for user in range(n_users) for place in range(3)]
+    (folder / "clicks.csv").write_text("\n".join(["user,item", *lines]) + "\n")
+    return folder / "clicks.csv"
+
+
+def test_a_file_that_has_changed_is_another_platform(tmp_path: Path) -> None:
+    arguments = {
+        "dataset": str(write_log(tmp_path, 4)),
+        "victim": "ItemPop",
+        "targets": 1,
+        "n_candidates": None,
+    }
+    first = shared_simulator(arguments)
+    assert shared_simulator(arguments) is first
+    write_log(tmp_path, 5)
+    assert (first.n_users, shared_simulator(arguments).n_users) == (4, 5)
+
+
+@pytest.mark.parametrize("how", ["environment variable", "relative path", "working folder"])
+def test_another_data_folder_is_another_platform(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, object] = {"dataset": "synthetic", "victim": "ItemPop", "targets": 2}
+    simulators = []
+    for name in ("a", "b"):
+        folder = write_log(tmp_path / name, 4).parent
+        if how == "environment variable":
+            monkeypatch.setenv("RECATTACK_DATA", str(folder))
+        else:
+            monkeypatch.chdir(folder)
+        if how == "relative path":
+            arguments["data_dir"] = "."
+        if how == "working folder":
+            arguments |= {"dataset": "clicks.csv", "targets": 1, "n_candidates": None}
+        simulators.append(shared_simulator(arguments))
+        assert shared_simulator(arguments) is simulators[-1]
+    assert simulators[0] is not simulators[1]
 
 
 def test_a_victim_class_of_ones_own_can_be_attacked() -> None:

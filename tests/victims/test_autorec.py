@@ -1,6 +1,7 @@
-"""AutoRec against its formula, its compiled twin and its row-wise schedule."""
+"""AutoRec against its formula, its compiled twin and its restricted refit."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from recattack_gym.core import ArgumentError, Interactions
-from recattack_gym.datasets import load
+from recattack_gym.core.random import draw_seed
 from recattack_gym.victims import AutoRec, CandidateLists
-from recattack_gym.victims.autorec import AutoRecConfig, row_schedule
+from recattack_gym.victims.autorec_engine import AutoRecEngine
+from recattack_gym.victims.epochs import visit_batches
 
 N_NEW = 3
 
@@ -19,8 +21,6 @@ SMALL: dict[str, object] = {
     "epochs": 3,
     "batch_size": 7,
     "finetune_epochs": 2,
-    "finetune_replay": 2.0,
-    "finetune_batch_size": 4,
     "finetune_learning_rate": 0.02,
     "reg": 0.01,
     "unclicked_weight": 0.2,
@@ -47,45 +47,112 @@ def loss_by_definition(
 
 
 @pytest.mark.parametrize("new_items_as_negatives", [True, False])
-def test_finetuning_is_adam_on_the_dense_loss(
+def test_finetuning_moves_new_items_by_adam_on_fake_rows_and_genuine_zeros(
     small_log: Interactions, new_items_as_negatives: bool
 ) -> None:
     victim = fitted(small_log, epochs=1, new_items_as_negatives=new_items_as_negatives)
     profile = np.array([[24, 3, 3], [5, 26, 1], [7, 7, 2]])
-    rows, batches, genuine_weight = row_schedule(small_log, 3, 9, victim.config)
-    poisoned = victim.poisoned(profile, 9, "finetune")
-    log = poisoned.log
-    assert genuine_weight == 5.0
-    dense = np.zeros((log.n_users, log.n_items))
-    dense[log.user_ids, log.item_ids] = 1.0
-    weight = np.where(dense > 0.0, 1.0, 0.2)
-    if not new_items_as_negatives:
-        weight[~dense[:, -N_NEW:].any(axis=1), -N_NEW:] = 0.0
-    state = {name: array.astype(np.float64) for name, array in victim.state.items()}
+    new = np.array([24, 26])
+    dense = dense_rows(victim.poisoned(profile, 9, "finetune").log)
+    genuine, fakes = np.split(dense, [small_log.n_users])
+    fake_weight = np.where(fakes > 0.0, 1.0, 0.2)
+    genuine_weight = np.zeros_like(genuine)
+    if new_items_as_negatives:
+        genuine_weight[:, new] = 0.2
+    else:
+        fake_weight[2, -N_NEW:] = 0.0
+    clean = {name: array.astype(np.float64) for name, array in victim.state.items()}
+    state = {name: array[new] for name, array in clean.items() if name != "encoder_bias"}
     first = {name: np.zeros_like(array) for name, array in state.items()}
     second = {name: np.zeros_like(array) for name, array in state.items()}
-    for step, (start, end) in enumerate(pairwise(batches), start=1):
-        users = rows[start:end]
-        shares = np.where(users < small_log.n_users, genuine_weight, 1.0)
-        shares /= shares.sum()
-        gradient = numerical_gradient(state, dense[users], weight[users], shares, 0.01)
-        for name, g in gradient.items():
-            first[name] = 0.9 * first[name] + 0.1 * g
-            second[name] = 0.999 * second[name] + 0.001 * g**2
-            m, v = first[name] / (1.0 - 0.9**step), second[name] / (1.0 - 0.999**step)
-            state[name] -= 0.02 * m / (np.sqrt(v) + 1e-8)
-    for name, array in poisoned.state.items():
-        np.testing.assert_allclose(array, state[name], atol=2e-4, err_msg=name)
+
+    def loss() -> float:
+        for name, array in state.items():
+            clean[name][new] = array
+        share = np.full(len(dense), 1.0 / len(dense))
+        weight = np.concatenate([genuine_weight, fake_weight])
+        # of genuine rows nothing but what they say of the new items; their penalty rests
+        return loss_by_definition(clean, dense, weight, share, 0.0) + loss_by_definition(
+            clean, fakes, np.zeros_like(fakes), share[-3:], 0.01
+        )
+
+    for step in (1, 2):
+        adam_step(state, first, second, slopes(state, loss), step, 0.02 if step == 1 else 0.01)
+    poisoned = victim.poisoned(profile, 9, "finetune").state
+    for name, array in state.items():
+        np.testing.assert_allclose(poisoned[name][new], array, atol=2e-4, err_msg=name)
 
 
-def numerical_gradient(
-    state: dict[str, NDArray[np.float64]],
-    rows: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    shares: NDArray[np.float64],
+def test_finetuning_leaves_old_items_between_fake_entries_and_genuine_scores(
+    small_log: Interactions,
+) -> None:
+    victim = fitted(small_log)
+    profile = np.array([[24, 3, 3], [5, 26, 1], [7, 3, 2]])
+    before = {name: array.astype(np.float64) for name, array in victim.state.items()}
+    poisoned = victim.poisoned(profile, 9, "finetune")
+    after = {name: array.astype(np.float64) for name, array in poisoned.state.items()}
+    dense = dense_rows(poisoned.log)
+    hidden = 1.0 / (1.0 + np.exp(-(dense @ after["encoder"] + after["encoder_bias"])))
+    hidden = np.column_stack([hidden, np.ones(len(hidden))])
+    wanted = dense.copy()
+    decoder, moved = (
+        np.column_stack([state["decoder"], state["decoder_bias"]]) for state in (before, after)
+    )
+    wanted[: small_log.n_users] = hidden[: small_log.n_users] @ decoder.T
+    weight = np.where(dense > 0.0, 1.0, 0.2)
+    weight[: small_log.n_users] = 0.2
+    for item in (1, 2, 3, 5, 7):
+        error = weight[:, item] * (hidden @ moved[item] - wanted[:, item])
+        gradient = error @ hidden + 0.2 * (moved[item] - decoder[item])
+        np.testing.assert_allclose(gradient, 0.0, atol=1e-5)
+        assert np.abs(moved[item] - decoder[item]).max() > 1e-3
+
+
+def test_finetuning_draws_nothing_and_leaves_the_rest_alone(small_log: Interactions) -> None:
+    victim = fitted(small_log)
+    profile = np.array([[24, 3, 3], [5, 26, 1]])
+    before, after, again = (
+        victim.state,
+        victim.poisoned(profile, 1, "finetune").state,
+        victim.poisoned(profile, 2, "finetune").state,
+    )
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], again[name])
+        moving = {"encoder": [24, 26], "encoder_bias": []}.get(name, [1, 3, 5, 24, 26])
+        changed = (array != after[name]).reshape(len(array), -1).any(axis=1)
+        assert np.flatnonzero(changed).tolist() == moving, name
+
+
+@pytest.mark.parametrize("new_items_as_negatives", [True, False])
+@pytest.mark.parametrize("reg", [0.0, 0.1])
+def test_the_engine_gives_the_decoder_rows_of_the_plain_path(
+    small_log: Interactions,
+    make_lists: Callable[..., CandidateLists],
+    new_items_as_negatives: bool,
     reg: float,
+) -> None:
+    settings = {"new_items_as_negatives": new_items_as_negatives, "reg": reg}
+    victim = fitted(small_log, epochs=20, finetune_epochs=30, **settings)
+    engine = victim.engine(make_lists(small_log, [24, 25]))
+    assert isinstance(engine, AutoRecEngine)
+    for profile in ([[24, 3, 3], [5, 26, 1], [7, 3, 2]], [[24, 25], [24, 24]], [[0, 1], [1, 1]]):
+        items, rows = engine.rows_after(np.array(profile))
+        assert items.tolist() == sorted({item for own in profile for item in own})
+        state = victim.poisoned(np.array(profile), 5, "finetune").state
+        plain = np.column_stack([state["decoder"], state["decoder_bias"]])[items]
+        np.testing.assert_allclose(rows.astype(np.float64), plain.astype(np.float64), atol=1e-4)
+
+
+def dense_rows(log: Interactions) -> NDArray[np.float64]:
+    dense = np.zeros((log.n_users, log.n_items))
+    dense[log.user_ids, log.item_ids] = 1.0
+    return dense
+
+
+def slopes(
+    state: dict[str, NDArray[np.float64]], loss: Callable[[], float]
 ) -> dict[str, NDArray[np.float64]]:
-    """Central differences in every weight."""
+    """Central differences of a loss in every number of `state`, which is changed and restored."""
     gradient = {}
     for name, array in state.items():
         slope = np.zeros_like(array)
@@ -93,11 +160,52 @@ def numerical_gradient(
             kept, sides = array[place], []
             for shift in (1e-5, -1e-5):
                 array[place] = kept + shift
-                sides.append(loss_by_definition(state, rows, weight, shares, reg))
+                sides.append(loss())
             array[place] = kept
             slope[place] = (sides[0] - sides[1]) / 2e-5
         gradient[name] = np.where(np.abs(slope) < 1e-9, 0.0, slope)
     return gradient
+
+
+def test_clean_training_is_adam_with_falling_steps_on_the_dense_loss(
+    small_log: Interactions,
+) -> None:
+    settings = {"epochs": 1, "learning_rate": 0.02, "batch_size": 11}
+    untrained = fitted(small_log, epochs=0)
+    victim = fitted(small_log, **settings)
+    dense = dense_rows(small_log)
+    seed = draw_seed(np.random.default_rng(untrained._fit_seed))
+    order, bounds = visit_batches(seed, 0, small_log.n_users, 11)
+    n_steps = len(bounds) - 1
+    assert n_steps == 3
+    state = {name: array.astype(np.float64) for name, array in untrained.state.items()}
+    first = {name: np.zeros_like(array) for name, array in state.items()}
+    second = {name: np.zeros_like(array) for name, array in state.items()}
+    for step, (start, end) in enumerate(pairwise(bounds), start=1):
+        users = order[start:end]
+        weight = np.where(dense[users] > 0.0, 1.0, 0.2)
+        shares = np.full(len(users), 1.0 / len(users))
+        loss = partial(loss_by_definition, state, dense[users], weight, shares, 0.01)
+        gradient = slopes(state, loss)
+        adam_step(state, first, second, gradient, step, 0.02 * (n_steps - step + 1) / n_steps)
+    for name, array in victim.state.items():
+        np.testing.assert_allclose(array, state[name], atol=2e-4, err_msg=name)
+
+
+def adam_step(
+    state: dict[str, NDArray[np.float64]],
+    first: dict[str, NDArray[np.float64]],
+    second: dict[str, NDArray[np.float64]],
+    gradient: dict[str, NDArray[np.float64]],
+    step: int,
+    learning_rate: float,
+) -> None:
+    """Update weights and moments in place; Kingma & Ba, ICLR 2015, Algorithm 1."""
+    for name, g in gradient.items():
+        first[name] = 0.9 * first[name] + 0.1 * g
+        second[name] = 0.999 * second[name] + 0.001 * g**2
+        m, v = first[name] / (1.0 - 0.9**step), second[name] / (1.0 - 0.999**step)
+        state[name] -= learning_rate * m / (np.sqrt(v) + 1e-8)
 
 
 @pytest.mark.parametrize("new_items_as_negatives", [True, False])
@@ -137,77 +245,7 @@ def test_new_items_stay_untrained_in_the_rows_of_users_who_clicked_none(
         assert np.array_equal(state["encoder"][-N_NEW:], untrained["encoder"][-N_NEW:])
 
 
-def test_every_fake_row_comes_once_per_epoch_among_as_many_genuine_rows_as_replayed(
-    small_log: Interactions,
-) -> None:
-    config = AutoRecConfig(finetune_epochs=4, finetune_replay=2.5, finetune_batch_size=3)
-    rows, batches, genuine_weight = row_schedule(small_log, 4, 1, config)
-    assert rows.shape == (4 * 14,)
-    assert batches.tolist() == [e * 14 + s for e in range(4) for s in (0, 3, 6, 9, 12)] + [56]
-    assert genuine_weight == 30 / 10
-    for epoch in rows.reshape(4, 14):
-        assert np.sort(epoch[epoch >= 30]).tolist() == [30, 31, 32, 33]
-    assert not np.array_equal(*np.sort(rows.reshape(4, 14)[:2], axis=1))
-    other_rows, *_ = row_schedule(small_log, 4, 2, config)
-    assert not np.array_equal(rows, other_rows)
-
-
-def test_a_replay_of_everyone_takes_every_user_with_a_click_once() -> None:
-    log = Interactions(np.array([0, 2, 2]), np.array([1, 0, 1]), n_users=4, n_items=3)
-    rows, _, weight = row_schedule(log, 1, 1, AutoRecConfig(finetune_epochs=2, finetune_replay=9.0))
-    assert np.sort(rows.reshape(2, 3), axis=1).tolist() == [[0, 2, 4], [0, 2, 4]]
-    assert weight == 1.0
-
-
-def test_an_attack_on_one_target_brings_it_into_more_lists(
-    small_log: Interactions, make_lists: Callable[..., CandidateLists]
-) -> None:
-    victim = fitted(small_log, epochs=20, finetune_epochs=10)
-    lists = make_lists(small_log, [24, 25, 26])
-    profile = np.full((4, 5), 25)
-    profile[:, 1:] = np.argsort(-small_log.item_popularity)[:4]
-    before, after = victim.exposure(lists), victim.engine(lists).exposure(profile[None], 0)[0]
-    assert after[1] > before[1] + 5
-    assert after[1] > after[[0, 2]].max() + 5
-
-
 @pytest.mark.parametrize("setting", ["unclicked_weight", "initial_scale"])
 def test_a_setting_out_of_range_is_named(setting: str) -> None:
     with pytest.raises(ArgumentError, match=setting):
         AutoRec({setting: 0.0})
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize("dataset", ["steam", "ml-100k"])
-def test_the_engine_counts_what_the_plain_path_counts_on_real_data(dataset: str) -> None:
-    # Other rounding may swap two items of nearly equal score at the end of a list, and targets that
-    # the same fake users click have nearly equal scores: so RecNum may differ by a few lists.
-    original = load(dataset).log
-    log = original.with_catalogue(original.n_items + N_NEW)
-    config = {"epochs": 2, "new_items_as_negatives": False}
-    victim = AutoRec(config).fit(log, np.random.default_rng(0), n_new_items=N_NEW)
-    rng = np.random.default_rng(4)
-    users = np.arange(log.n_users)
-    items = np.stack([rng.choice(original.n_items, 150, replace=False) for _ in users])
-    seen = log.has(users[:, None], items)
-    width = min(92, int((~seen).sum(axis=1).min()))
-    items = np.take_along_axis(items, np.argsort(seen, axis=1, kind="stable")[:, :width], axis=1)
-    popular = np.argsort(-log.item_popularity, kind="stable")
-    targets = np.array([log.n_items - 3, popular[3], log.n_items - 1, log.n_items - 2])
-    items = np.where(items == popular[3], popular[-N_NEW - 1], items)
-    lists = CandidateLists(log, items, targets, 10)
-    clicks = np.arange(60).reshape(6, 10)
-    profiles = np.stack(
-        [
-            np.full((6, 10), log.n_items - 1),
-            log.n_items - 1 - clicks % N_NEW,
-            np.where(clicks % 2, log.n_items - 2, popular[clicks % 7]),
-            popular[clicks % 20],
-            rng.integers(0, log.n_items, (6, 10)),
-        ]
-    )
-    assert len(np.unique(victim.engine(lists).exposure(profiles, 8))) > 4
-    for chosen in (profiles, profiles[:, :1, :1]):
-        counted = victim.engine(lists).exposure(chosen, 8).sum(axis=1)
-        plain = victim.engine(lists, backend="plain").exposure(chosen, 8).sum(axis=1)
-        np.testing.assert_allclose(counted, plain, atol=max(2.0, 1e-3 * log.n_users))

@@ -5,13 +5,16 @@ import pytest
 from numpy.typing import NDArray
 
 from recattack_gym.core import ArgumentError, Interactions
+from recattack_gym.core.random import counter_normal
 from recattack_gym.datasets import load
 from recattack_gym.metrics import hr_at_k, ndcg_at_k
 from recattack_gym.simulator import PlatformSimulator
 from recattack_gym.victims import BPR, ItemPop, Victim
-from recattack_gym.victims.factors import Factors, popular_negatives
-from recattack_gym.victims.mf_kernel import fit_bpr, visit_order
-from recattack_gym.victims.schedule import make_schedule
+from recattack_gym.victims.base import Retrain
+from recattack_gym.victims.epochs import visit_order
+from recattack_gym.victims.factors import Factors
+from recattack_gym.victims.mf_kernel import fit_bpr
+from recattack_gym.victims.schedule import INITIAL
 
 Array = NDArray[np.float64]
 
@@ -69,77 +72,78 @@ def test_clean_training_is_the_papers_update_visited_event_by_event() -> None:
     np.testing.assert_allclose(factors.bias, bias, rtol=0, atol=1e-5)
 
 
-def test_a_finetuning_step_moves_against_the_gradient_of_the_papers_loss() -> None:
+def test_a_finetuning_step_moves_fakes_and_clicked_items_against_the_papers_gradient() -> None:
     rate, reg = 0.01, 0.05
     settings: dict[str, object] = {
         "embedding_size": 3,
         "epochs": 2,
         "reg": reg,
+        "popular_negatives": 0.5,
+        "new_items_as_negatives": True,
         "finetune_epochs": 1,
         "finetune_learning_rate": rate,
         "finetune_batch_size": 10_000,
-        "finetune_replay": 2.0,
-        "finetune_popular_negatives": 0.0,
     }
     log = tiny_log()
     victim = BPR(settings).fit(log, np.random.default_rng(0), n_new_items=2)
     profile = np.array([[9, 2], [10, 9]])
     clean, after = victim.state, victim.poisoned(profile, 4, "finetune").state
-    schedule = make_schedule(
-        log,
-        (2, 2),
-        seed=4,
-        epochs=1,
-        replay=2.0,
-        batch_size=10_000,
-        n_negatives=1,
-        n_genuine_negatives=9,
-    )
     users, items, bias = (clean[name].astype(np.float64) for name in ("users", "items", "bias"))
-    total = np.zeros_like(users)
-    for user, item, (negative,) in zip(*schedule.examples(profile), strict=True):
-        if user < log.n_users:
-            rows = users[user], items[item], items[negative]
-            total[user] += negative_gradient(*rows, bias[item], bias[negative], reg)[0]
-    is_replayed = total.any(axis=1)
-    assert 0 < is_replayed.sum() < log.n_users
-    np.testing.assert_allclose(
-        after["users"][: log.n_users], users + rate * total, rtol=0, atol=1e-5
-    )
-    # both fake users click item 9, so it is nobody's negative: its bias can only rise
-    assert after["bias"][9] > bias[9]
+    users = np.concatenate([users, counter_normal(4, INITIAL, (2, 3)) * 0.1])
+    to_users, to_items, to_bias = np.zeros_like(users), np.zeros_like(items), np.zeros_like(bias)
+    schedule = victim._schedule(log, (2, 2), 4)
+    for user, item, (negative,) in zip(*schedule.examples(log, profile), strict=True):
+        rows = users[user], items[item], items[negative]
+        gradient = negative_gradient(*rows, bias[item], bias[negative], reg)
+        to_users[user] += gradient[0]
+        to_items[item] += gradient[1]
+        to_items[negative] += gradient[2]
+        to_bias[item] += gradient[3]
+        to_bias[negative] += gradient[4]
+    share = np.zeros(11)
+    share[[2, 9, 10]] = 1 / (1 + log.item_popularity[2]), 1.0, 1.0
+    expected = {
+        "users": users + rate * to_users,
+        "items": items + rate * share[:, None] * to_items,
+        "bias": bias + rate * share * to_bias,
+    }
+    for name, array in expected.items():
+        np.testing.assert_allclose(after[name], array, rtol=0, atol=1e-6, err_msg=name)
+    assert (after["items"][:9] == clean["items"][:9]).all(axis=1).sum() == 8
 
 
-def test_popular_negatives_are_items_of_the_log_that_the_user_has_not_clicked() -> None:
+def test_clicked_items_become_negatives_as_often_as_in_full_retraining() -> None:
     rng = np.random.default_rng(0)
     items = rng.choice(50, 4_000, p=np.arange(50, 0, -1) / 1_275)
     log = Interactions(np.repeat(np.arange(400), 10), items, n_users=400, n_items=60)
-    schedule = make_schedule(
-        log,
-        (20, 10),
-        seed=3,
-        epochs=10,
-        replay=5.0,
-        batch_size=100,
-        n_negatives=1,
-        n_genuine_negatives=60,
-    )
-    drawn = popular_negatives(log, schedule, 0.5)
-    taken, fake = drawn >= 0, schedule.clicks >= 0
-    assert 0.47 < taken[fake].mean() < 0.53
-    assert taken[~fake].mean() < 0.5  # some have seen what was drawn
-    assert not log.has(schedule.user_ids[taken & ~fake], drawn[taken & ~fake]).any()
-    share = np.bincount(drawn[taken & fake], minlength=60) / (taken & fake).sum()
-    np.testing.assert_allclose(share, log.item_popularity / len(log), atol=0.02)
-    assert (popular_negatives(log, schedule, 0.0) == -1).all()
-
-
-def test_added_clicks_leave_the_order_of_the_others_as_it_was() -> None:
-    before, after = visit_order(3, 5, 1_000), visit_order(3, 5, 1_013)
-    np.testing.assert_array_equal(np.sort(after), np.arange(1_013))
-    np.testing.assert_array_equal(after[after < 1_000], before)
-    assert not np.array_equal(visit_order(3, 6, 1_000), before)
-    assert not np.array_equal(visit_order(4, 5, 1_000), before)
+    profile = rng.integers(40, 60, (20, 10))
+    poisoned = log.with_fake_users(profile)
+    epochs, popular = 40, 0.25
+    for allowed in (False, True):
+        config = {"new_items_as_negatives": allowed, "popular_negatives": popular}
+        victim = BPR({**config, "epochs": 0, "finetune_epochs": epochs})
+        victim.fit(log, np.random.default_rng(0), n_new_items=10)
+        schedule = victim._schedule(log, (20, 10), 3)
+        users, _, negatives = schedule.examples(log, profile)
+        genuine = users < 400
+        assert not log.has(users[genuine], negatives[genuine, 0]).any()
+        found = np.bincount(negatives[genuine, 0], minlength=60)[50:] / epochs
+        per_click = popular * len(log) / len(poisoned)
+        by_chance = (1 - popular) * len(log) / log.n_items if allowed else 0.0
+        wanted = per_click * np.bincount(profile.ravel(), minlength=60)[50:] + by_chance
+        np.testing.assert_allclose(found.sum(), wanted.sum(), rtol=0.08)
+        np.testing.assert_allclose(found, wanted, rtol=0.5)
+        by_fakes = negatives[~genuine, 0]
+        assert (by_fakes < 50).all() or allowed
+        own = profile[users[~genuine] - 400]
+        assert not (own == by_fakes[:, None]).any()
+        head = np.bincount(by_fakes, minlength=60)[:10].mean() / len(by_fakes)
+        uniform = (1 - popular) / (60 if allowed else 50)
+        assert (
+            1.1 * uniform
+            < head
+            < uniform + 1.3 * popular * log.item_popularity[:10].mean() / len(log)
+        )
 
 
 @pytest.mark.parametrize("popular", [0.0, 0.5, 1.0])
@@ -208,20 +212,22 @@ def test_bpr_is_as_good_as_the_tuned_bpr_of_implicit_on_ml_100k() -> None:
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-@pytest.mark.parametrize("setting", ["popular_negatives", "finetune_popular_negatives"])
-def test_a_share_outside_zero_to_one_is_refused(setting: str, value: float) -> None:
-    with pytest.raises(ArgumentError, match=setting):
-        BPR({setting: value})
+def test_a_share_outside_zero_to_one_is_refused(value: float) -> None:
+    with pytest.raises(ArgumentError, match="popular_negatives"):
+        BPR({"popular_negatives": value})
 
 
-def test_a_larger_attack_on_one_target_neither_overshoots_nor_diverges() -> None:
-    # Summed gradients with too large a step made 20 x 20 clicks reach 200 users, 30 x 30 none.
+def test_more_clicks_than_the_platform_digests_backfire_as_in_full_retraining() -> None:
+    # a clicked item becomes a popular negative, so half the clicks on targets reach fewer and fewer users
     platform = PlatformSimulator("synthetic", "BPR")
-    target = int(platform.target_items[0])
-    reached = [
-        int(platform.exposure(np.full((1, *shape), target))[0, 0])
-        for shape in ((5, 20), (20, 20), (50, 50), (200, 50))
-    ]
-    clean = int(platform.clean_exposure[0])
-    assert min(reached) > 4 * clean
-    assert min(reached[1:]) > 0.75 * max(reached[1:])
+    rng = np.random.default_rng(0)
+    reached: dict[Retrain, list[int]] = {"finetune": [], "full": []}
+    for shape in ((5, 20), (20, 20), (50, 50), (200, 50)):
+        targets = rng.choice(platform.target_items, shape)
+        fillers = rng.integers(platform.n_original_items, size=shape)
+        profile = np.where(rng.random(shape) < 0.5, targets, fillers)
+        for mode, so_far in reached.items():
+            so_far.append(int(platform.rec_num(profile, retrain=mode)[0]))
+    for so_far in reached.values():
+        assert so_far[0] > 1.5 * platform.clean_rec_num > 1.5 * so_far[-1]
+        assert so_far == sorted(so_far, reverse=True)

@@ -13,7 +13,10 @@ from recattack_gym.core import ArgumentError, ArtifactError, Interactions
 from recattack_gym.datasets import load
 from recattack_gym.victims import CandidateLists, GRU4Rec
 from recattack_gym.victims.gru4rec import (
+    GRU4RecConfig,
     SessionSchedule,
+    _bucketed,
+    _draw_dropout,
     cut,
     log_weights,
     make_session_schedule,
@@ -150,6 +153,69 @@ def test_items_are_picked_by_clicks_to_a_power_and_new_ones_only_once_they_are_c
     np.testing.assert_allclose(victim._sampling_probability(clicks), [0, 0.25, 0.5, 0.25])
     everything = GRU4Rec({"sample_alpha": 0.5, "new_items_as_negatives": True})
     np.testing.assert_allclose(everything._sampling_probability(clicks), [0.2, 0.2, 0.4, 0.2])
+
+
+def test_clean_training_draws_items_by_clicks_to_a_power() -> None:
+    clicked = np.array([1, 2, 2, 3, 2, 2])
+    log = Interactions(np.zeros(6, np.int64), clicked, n_users=1, n_items=5)
+    for everything in (False, True):
+        for alpha in (0.0, 0.5, 1.5):
+            config = {"sample_alpha": alpha, "new_items_as_negatives": everything}
+            victim = GRU4Rec(config)
+            drawn = victim._sampling_table(log).draw(40_000, 3, 1)
+            share = np.bincount(drawn, minlength=5) / 40_000
+            expected = victim._sampling_probability(log.item_popularity)
+            np.testing.assert_allclose(share, expected, atol=0.01)
+
+
+def test_fake_clicks_leave_what_clean_training_draws_as_it_was(small_log: Interactions) -> None:
+    log = small_log.with_fake_users(np.array([[24, 24, 3]]))
+    victim = GRU4Rec()
+    before, after = (
+        np.stack([victim._sampling_table(some).draw(200, 3, step) for step in range(5)])
+        for some in (small_log, log)
+    )
+    assert not np.array_equal(before[0], before[1])
+    changed = before != after
+    assert 0.0 < changed.mean() < 0.1
+    assert set(np.unique(after[changed])) == {3, 24}
+
+
+@pytest.mark.parametrize(("n_added", "same"), [(1, 0.9), (20, 0.7)])
+def test_added_sessions_leave_most_of_the_others_in_their_batches(
+    n_added: int, same: float
+) -> None:
+    lengths = np.random.default_rng(0).integers(1, 9, 1_900)
+    longer = np.append(lengths, np.full(n_added, 5))
+    batch_of = []
+    for sizes in (lengths, longer):
+        numbers = np.full(len(sizes), -1)
+        visits = list(_bucketed(sizes, 10, 3, 1))
+        for number, rows in visits:
+            assert 5 < len(rows) < 20
+            assert (numbers[rows] == -1).all()
+            numbers[rows] = number
+        assert (numbers >= 0).all()
+        batch_of.append(numbers[:1_900])
+    assert (batch_of[0] == batch_of[1]).mean() > same
+
+
+def test_dropout_belongs_to_a_click_whatever_the_batch() -> None:
+    config = GRU4RecConfig(embedding_size=6, dropout=0.25)
+    together = _draw_dropout(np.array([4, 90, 17]), 5, config, 3, 1)
+    alone = _draw_dropout(np.array([17]), 3, config, 3, 1)
+    assert together is not None
+    assert alone is not None
+    assert together.shape == (3, 5, 6)
+    np.testing.assert_array_equal(together[2, :3], alone[0])
+    many = _draw_dropout(np.arange(0, 4_000, 4), 4, config, 3, 1)
+    assert many is not None
+    assert set(np.unique(many)) == {0.0, np.float32(4 / 3)}
+    assert many.mean() == pytest.approx(1.0, abs=0.01)
+    other = _draw_dropout(np.arange(0, 4_000, 4), 4, config, 3, 2)
+    assert other is not None
+    assert not np.array_equal(many, other)
+    assert _draw_dropout(np.arange(3), 4, GRU4RecConfig(dropout=0.0), 3, 1) is None
 
 
 def test_a_sampled_item_counts_as_often_as_it_is_missed() -> None:

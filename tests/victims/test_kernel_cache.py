@@ -1,5 +1,6 @@
 """Machine code that is kept on disk never outlives the source that it was made from."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numba
+import numpy as np
 import pytest
 
 from recattack_gym.victims import kernels
@@ -15,7 +17,8 @@ from recattack_gym.victims import kernels
 ROOT = Path(__file__).parents[2]
 KERNELS = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-    for path in (ROOT / "recattack_gym").rglob("*kernel*.py")
+    for path in (ROOT / "recattack_gym").rglob("*.py")
+    if "\n@compiled" in path.read_text()
 )
 PROGRAM = """
 from recattack_gym.victims import kernels
@@ -79,6 +82,40 @@ def test_a_change_of_a_shared_kernel_reaches_kernels_in_other_files(tmp_path: Pa
     assert changed != shared.read_text()
     shared.write_text(changed)
     assert before == again != run(tmp_path)
+
+
+NESTED = """
+from recattack_gym.victims.kernels import compiled
+
+@compiled
+def inner(x):
+    total = x[0]
+    for i in range(1, len(x)):
+        y = x[i]
+        for _ in range(i):
+            y = y * y + total / (1.0 + y)
+            if y > 2.0:
+                y = x[i // 2] - y
+        total += y * (x[i - 1] - total)
+    return total
+
+@compiled
+def outer(x):
+    return inner(x) + inner(x[1:]) * inner(x[2:]) + inner(x[3:]) / inner(x[4:])
+"""
+
+
+def test_a_kernel_contains_what_it_calls_and_shares_no_copy_with_other_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nested_kernel.py").write_text(NESTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(kernels, "_CACHE_FOLDER", str(tmp_path))
+    nested = import_module("nested_kernel")
+    nested.outer(np.ones(8, dtype=np.float32))
+    (code,) = nested.outer.inspect_llvm().values()
+    assert "nested_kernel" in code
+    assert not re.search("define linkonce_odr.*nested_kernel", code)
 
 
 def run(folder: Path) -> str:

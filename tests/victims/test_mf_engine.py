@@ -79,6 +79,7 @@ def assert_same_factors(victim: Victim, engine: FactorEngine, profile: NDArray[n
         {"finetune_replay": 3.0, "reg": 0.2},
         {"finetune_replay": 1e9},
         {"new_items_as_negatives": True},
+        {"new_items_as_negatives": True, "finetune_replay": 1e9},
         {"finetune_epochs": 0},
     ],
     ids=str,

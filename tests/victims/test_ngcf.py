@@ -328,13 +328,12 @@ def test_layer_zero_starts_from_bpr_with_the_bias_folded_in(small_log: Interacti
 def test_no_event_gets_a_negative_that_its_user_has_seen(small_log: Interactions) -> None:
     victim = NGCF({"embedding_size": 4, "popular_negatives": 0.5, "batch_size": 50})
     victim.fit(small_log, np.random.default_rng(5), n_new_items=N_NEW)
-    examples = victim._shuffled_epoch(small_log, np.random.default_rng(0), 0)
-    assert not small_log.has(examples.users, examples.negatives).any()
-    assert examples.negatives.max() < small_log.n_items - N_NEW
-    order = np.lexsort((examples.items, examples.users))
-    expected = np.lexsort((small_log.item_ids, small_log.user_ids))
-    np.testing.assert_array_equal(examples.items[order], small_log.item_ids[expected])
-    assert examples.batch_indptr.tolist() == [*range(0, len(small_log), 50), len(small_log)]
+    first, *_, last = victim._clean_epochs(small_log, 3)
+    for examples in (first, last):
+        assert not small_log.has(examples.users, examples.negatives).any()
+        assert examples.negatives.max() < small_log.n_items - N_NEW
+    assert first.learning_rate == victim.config.learning_rate
+    assert 0.0 < last.learning_rate < 0.1 * first.learning_rate
 
 
 def test_fine_tuning_moves_the_fake_users_and_their_items_alone(

@@ -5,12 +5,14 @@ import pytest
 from numpy.typing import NDArray
 
 from recattack_gym.core import ArgumentError, Interactions
+from recattack_gym.core.random import counter_normal
 from recattack_gym.datasets import load
 from recattack_gym.metrics import hr_at_k, ndcg_at_k
 from recattack_gym.victims import PMF, ItemPop, Victim
+from recattack_gym.victims.epochs import visit_order
 from recattack_gym.victims.factors import Factors
-from recattack_gym.victims.mf_kernel import fit_pmf, visit_order
-from recattack_gym.victims.schedule import make_schedule
+from recattack_gym.victims.mf_kernel import fit_pmf
+from recattack_gym.victims.schedule import INITIAL
 
 
 def test_clean_training_is_the_papers_update_visited_event_by_event() -> None:
@@ -41,7 +43,7 @@ def test_clean_training_is_the_papers_update_visited_event_by_event() -> None:
     assert not factors.bias.any()
 
 
-def test_a_finetuning_step_moves_against_the_gradient_of_the_squared_error() -> None:
+def test_a_finetuning_step_moves_fakes_and_clicked_items_against_the_gradient() -> None:
     rate, reg, n_negatives = 0.01, 0.05, 3
     rng = np.random.default_rng(1)
     clicks = np.concatenate([rng.permutation(9)[:3] for _ in range(6)])
@@ -54,33 +56,29 @@ def test_a_finetuning_step_moves_against_the_gradient_of_the_squared_error() -> 
         "finetune_epochs": 1,
         "finetune_learning_rate": rate,
         "finetune_batch_size": 10_000,
-        "finetune_replay": 2.0,
+        "new_items_as_negatives": True,
     }
     victim = PMF(settings).fit(log, np.random.default_rng(0), n_new_items=2)
     profile = np.array([[9, 2], [10, 9]])
     clean, after = victim.state, victim.poisoned(profile, 4, "finetune").state
-    schedule = make_schedule(
-        log,
-        (2, 2),
-        seed=4,
-        epochs=1,
-        replay=2.0,
-        batch_size=10_000,
-        n_negatives=n_negatives,
-        n_genuine_negatives=9,
-    )
     users, items = clean["users"].astype(np.float64), clean["items"].astype(np.float64)
-    total = np.zeros_like(users)
-    for user, item, negatives in zip(*schedule.examples(profile), strict=True):
-        if user < log.n_users:
-            p = users[user]
-            for other, clicked in ((item, 1.0), *((negative, 0.0) for negative in negatives)):
-                total[user] += (clicked - p @ items[other]) * items[other] - reg * p
-    is_replayed = total.any(axis=1)
-    assert 0 < is_replayed.sum() < log.n_users
+    users = np.concatenate([users, counter_normal(4, INITIAL, (2, 3)) * 0.1])
+    to_users, to_items = np.zeros_like(users), np.zeros_like(items)
+    examples = victim._schedule(log, (2, 2), 4).examples(log, profile)
+    assert (examples[0] < log.n_users).any()
+    for user, item, negatives in zip(*examples, strict=True):
+        p = users[user]
+        for other, clicked in ((item, 1.0), *((negative, 0.0) for negative in negatives)):
+            q = items[other]
+            to_users[user] += (clicked - p @ q) * q - reg * p
+            to_items[other] += (clicked - p @ q) * p - reg * q
+    share = np.zeros(11)
+    share[[2, 9, 10]] = 1 / (1 + log.item_popularity[2]), 1.0, 1.0
+    np.testing.assert_allclose(after["users"], users + rate * to_users, rtol=0, atol=1e-6)
     np.testing.assert_allclose(
-        after["users"][: log.n_users], users + rate * total, rtol=0, atol=1e-5
+        after["items"], items + rate * share[:, None] * to_items, rtol=0, atol=1e-6
     )
+    assert (after["items"][9:] != clean["items"][9:]).all()
 
 
 @pytest.mark.parametrize("allowed", [False, True])

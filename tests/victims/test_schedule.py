@@ -16,6 +16,7 @@ from recattack_gym.victims.schedule import (
     ORDER,
     REPLAY,
     UpdateSchedule,
+    fake_share,
     make_schedule,
 )
 
@@ -66,7 +67,7 @@ def examples_plainly(
             user, item = events[e]
             is_fake = e < len(fake)
             own = profile[e // size] if is_fake else log.items_of(user).tolist()
-            n_allowed = log.n_items if is_fake else n_genuine_negatives
+            n_allowed = n_genuine_negatives
             negatives = []
             for j in range(n_negatives):
                 place = (len(examples) * n_negatives + j) * MAX_TRIES
@@ -228,10 +229,10 @@ def test_negatives_are_unseen_wherever_that_is_possible() -> None:
     users, _, negatives = schedule.examples(profile)
     genuine = users < 2
     assert not log.has(users[genuine, None], negatives[genuine]).any()
-    assert negatives[genuine].max() == 49  # new items are no negatives of genuine users
+    assert negatives[genuine].max() == 49
     own = profile[users[~genuine] - 2]
     assert not (negatives[~genuine][:, :, None] == own[:, None, :]).any()
-    assert negatives[~genuine].max() > 55
+    assert negatives[~genuine].max() == 49
 
 
 def test_only_a_sets_own_clicks_differ_between_sets(log: Interactions) -> None:
@@ -252,3 +253,10 @@ def test_only_a_sets_own_clicks_differ_between_sets(log: Interactions) -> None:
     for a, b in zip(one[1:], two[1:], strict=True):
         np.testing.assert_array_equal(a[genuine], b[genuine])
     assert (one[1][~genuine] != two[1][~genuine]).all()
+
+
+def test_the_poison_decides_an_item_as_far_as_its_clicks_are_fake() -> None:
+    log = Interactions(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]), n_users=3, n_items=4)
+    share = fake_share(log, np.array([[1, 3], [3, 3]]))
+    assert share.dtype == np.float32
+    np.testing.assert_array_equal(share, np.array([0.0, 0.25, 0.0, 1.0], dtype=np.float32))

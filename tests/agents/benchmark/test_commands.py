@@ -1,6 +1,7 @@
 """Every benchmark command on something small: the numbers it prints are those it measured."""
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -44,12 +45,24 @@ def test_fidelity_of_a_counting_victim_is_perfect_and_resumes(
     args = arguments(fidelity, *words, "--out", str(tmp_path))
     first = fidelity.run(args)
     assert first["spearman"] == {"ItemPop": pytest.approx(1.0)}
+    (result,) = first["victims"].values()  # type: ignore[attr-defined]
+    assert (result["level"], result["reseeded_spearman"]) == pytest.approx((1.0, 1.0))
 
     def measured_again(_: object) -> dict[str, object]:
         raise AssertionError("a finished piece was measured again")
 
     monkeypatch.setattr(fidelity, "_measure", measured_again)
     assert fidelity.run(args)["table"] == first["table"]
+
+
+def test_fidelity_sets_two_full_retrainings_from_different_seeds_beside(tmp_path: Path) -> None:
+    words = ("--dataset", "synthetic", "--victims", "BPR", "--attacks", "4", "--draws", "1")
+    args = arguments(fidelity, *words, "--out", str(tmp_path))
+    fidelity.run(args)
+    pieces = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*varied*.json"))]
+    results = [piece["result"] for piece in pieces]
+    assert [result["reseeded"] is None for result in results] == [False, True, False, True]
+    assert any(result["reseeded"] not in (None, result["full"]) for result in results)
 
 
 def test_fidelity_measured_on_a_stand_in_is_not_taken_for_the_real_log(
@@ -61,7 +74,7 @@ def test_fidelity_measured_on_a_stand_in_is_not_taken_for_the_real_log(
     def measure(piece: object) -> dict[str, object]:
         measured.append(piece)
         keys = ("finetune", "full", "finetune_seconds", "full_seconds", "clean_rec_num")
-        return dict.fromkeys((*keys, "max_rec_num"), len(measured))
+        return dict.fromkeys((*keys, "max_rec_num", "reseeded"), len(measured))
 
     monkeypatch.setattr(fidelity, "_measure", measure)
     words = ("--dataset", "steam", "--victims", "ItemPop", "--attacks", "2", "--draws", "1")
