@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from agents.benchmark.tables import markdown_table
 from agents.heuristic import ATTACKERS
+from agents.interruption import remembering_interrupts
 from agents.options import (
     add_environment_options,
     environment_options,
@@ -114,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     handler: Handler = args.handler
     try:
-        report = handler(args)
+        with remembering_interrupts():
+            report = handler(args)
         _print(report, as_json=args.json)
     except RecAttackError as error:
         return _fail(EXIT_USAGE, str(error))

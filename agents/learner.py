@@ -22,6 +22,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.interruption import raise_if_interrupted
 from agents.popularity_policy import PopularityPolicy, item_features
 from agents.sb3 import ClickSequenceExtractor, make_sb3_vec_env
 from agents.training import LEARNERS_REWARD, LEARNING_RATES, TrainingConfig
@@ -217,6 +218,7 @@ class _Recorder(BaseCallback):
             profiles = self.training_env.get_attr("last_profiles", ended)
             rec_nums = [int(self.locals["infos"][copy]["rec_num"]) for copy in ended]
             self._learner.note(rec_nums, profiles)
+        raise_if_interrupted()
         return True
 
 
