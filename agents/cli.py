@@ -20,8 +20,8 @@ from typing import NoReturn, Protocol, cast
 import numpy as np
 from tqdm import tqdm
 
+from agents.attackers import ATTACKERS
 from agents.benchmark.tables import markdown_table
-from agents.heuristic import ATTACKERS
 from agents.interruption import remembering_interrupts
 from agents.options import (
     add_environment_options,

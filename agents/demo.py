@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from agents.benchmark.tables import markdown_table
-from agents.heuristic import ATTACKERS
+from agents.heuristic import HEURISTICS
 from agents.options import make_environment, resolved_config
 from agents.reports import Report, Stopwatch, versions
 from agents.training import TrainingConfig
@@ -112,7 +112,7 @@ def run_demo(
     }
     if cache_dir is not None:
         options["cache_dir"] = str(cache_dir)
-    n_steps = (len(ATTACKERS) + 1) * config.n_queries * len(seeds)
+    n_steps = (len(HEURISTICS) + 1) * config.n_queries * len(seeds)
     with tqdm(total=n_steps, unit="attack", disable=not show_progress) as bar:
         results = [_run_seed(seed, config, options, bar) for seed in seeds]
     table, rows = _compare(results, config)
@@ -148,7 +148,7 @@ def _run_seed(
     view = PlatformView(simulator, env.budget, Knowledge.GRAY_BOX)
     mean: dict[str, float] = {NO_ATTACK: float(simulator.clean_rec_num)}
     best: dict[str, int] = {NO_ATTACK: simulator.clean_rec_num}
-    for name, attacker in ATTACKERS.items():
+    for name, attacker in HEURISTICS.items():
         bar.set_description(f"seed {seed}: {name}")
         draws: list[int] = []
         planner, rng = attacker(), np.random.default_rng(seed)
@@ -186,7 +186,7 @@ def _compare(
 ) -> tuple[str, list[dict[str, object]]]:
     max_rec_num = float(np.mean([result.max_rec_num for result in results]))
     rows: list[dict[str, object]] = []
-    for name in (NO_ATTACK, *ATTACKERS, AGENT):
+    for name in (NO_ATTACK, *HEURISTICS, AGENT):
         means = np.array([result.mean[name] for result in results])
         bests = np.array([result.best[name] for result in results])
         rows.append(

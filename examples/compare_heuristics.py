@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from agents.benchmark.tables import markdown_table
-from agents.heuristic import ATTACKERS
+from agents.heuristic import HEURISTICS
 from recattack_gym.core import Knowledge
 from recattack_gym.envs import PoisonEnv
 from recattack_gym.simulator import PlatformView
@@ -28,7 +28,7 @@ def main(
         assert isinstance(env, PoisonEnv)  # noqa: S101  # tells the type checker what make returned
         view = PlatformView(env.simulator, env.budget, Knowledge.GRAY_BOX)
         results[victim] = {"no attack": float(env.simulator.clean_rec_num)}
-        for name, attacker in ATTACKERS.items():
+        for name, attacker in HEURISTICS.items():
             planner, rng = attacker(), np.random.default_rng(seed)
             sets = np.stack([planner.plan(view, rng).item_ids for _ in range(n_draws)])
             results[victim][name] = float(view.query(sets).mean())

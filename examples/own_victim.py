@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.attackers import ATTACKERS
 from agents.benchmark.tables import markdown_table
-from agents.heuristic import ATTACKERS
 from recattack_gym.core import Interactions, Knowledge
 from recattack_gym.envs import PoisonEnv
 from recattack_gym.simulator import PlatformView

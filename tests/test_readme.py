@@ -6,7 +6,7 @@ from types import CodeType
 
 import pytest
 
-from agents.heuristic import ATTACKERS
+from agents.attackers import ATTACKERS
 from envs_registry import VICTIM_NAMES
 
 ROOT = Path(__file__).parents[1]

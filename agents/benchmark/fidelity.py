@@ -18,7 +18,7 @@ from agents.benchmark.published import TABLE3_HEURISTICS, TABLE3_VICTIMS
 from agents.benchmark.sources import dataset_or_synthetic
 from agents.benchmark.store import ResultStore
 from agents.benchmark.tables import markdown_table
-from agents.heuristic import ATTACKERS
+from agents.heuristic import HEURISTICS
 from recattack_gym._version import __version__
 from recattack_gym.core import Knowledge, UnknownNameError
 from recattack_gym.core.checks import as_count
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             "number": number,
         }
         for victim in args.victims
-        for kind, count in (("varied", args.attacks), *((name, args.draws) for name in ATTACKERS))
+        for kind, count in (("varied", args.attacks), *((name, args.draws) for name in HEURISTICS))
         for number in range(count)
     ]
     store = ResultStore(args.out)
@@ -164,7 +164,7 @@ def _measure(piece: Mapping[str, object]) -> dict[str, object]:
         )
     else:
         view = PlatformView(simulator, knowledge=Knowledge.GRAY_BOX)
-        profile = ATTACKERS[str(piece["kind"])]().plan(view, rng).item_ids
+        profile = HEURISTICS[str(piece["kind"])]().plan(view, rng).item_ids
     seconds = {}
     rec_num = {}
     for retrain in ("finetune", "full"):
@@ -205,7 +205,7 @@ def _summary(
             mode: float(np.mean([done[f"{pieces}-{name}-{n}"][mode] for n in range(args.draws)]))
             for mode in ("finetune", "full")
         }
-        for name in ATTACKERS
+        for name in HEURISTICS
     }
     return {
         "spearman": _spearman(finetune, full),

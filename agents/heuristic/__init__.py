@@ -1,4 +1,4 @@
-"""Attacks by rule of thumb. A new one is one file here and one line in `ATTACKERS`.
+"""Attacks by rule of thumb. A new one is one file here and one line in `HEURISTICS` and in `agents.attackers`.
 
 They promote targets; see `clicks.NO_NUKE` for why none demotes them.
 """
@@ -12,7 +12,7 @@ from agents.heuristic.popular import Popular, PopularConfig
 from agents.heuristic.power_item import PowerItem, PowerItemConfig
 from agents.heuristic.random_items import Random, RandomConfig
 
-ATTACKERS: Mapping[str, type[Attacker]] = MappingProxyType(
+HEURISTICS: Mapping[str, type[Attacker]] = MappingProxyType(
     {
         "random": Random,
         "popular": Popular,
@@ -20,10 +20,10 @@ ATTACKERS: Mapping[str, type[Attacker]] = MappingProxyType(
         "power-item": PowerItem,
     }
 )
-"""Attacker classes by the name used on the command line."""
+"""Attacks by rule of thumb, by their names; `agents.attackers` has all attackers."""
 
 __all__ = [
-    "ATTACKERS",
+    "HEURISTICS",
     "Middle",
     "MiddleConfig",
     "Popular",

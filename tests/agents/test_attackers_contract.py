@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from agents.attackers import ATTACKERS
 from agents.base import Attacker
-from agents.heuristic import ATTACKERS
 from recattack_gym.core import (
     ArgumentError,
     AttackGoal,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from agents import cli
-from agents.heuristic import ATTACKERS
+from agents.attackers import ATTACKERS
 from agents.options import OPTION_NAMES
 from agents.reports import Report
 from agents.training import TrainingConfig

@@ -9,7 +9,7 @@ import pytest
 
 from agents import demo
 from agents.demo import AGENT, NO_ATTACK, DemoConfig, run_demo, smoothed
-from agents.heuristic import ATTACKERS
+from agents.heuristic import HEURISTICS
 from recattack_gym.core import ArgumentError
 
 SMALL = DemoConfig(n_fake_users=3, profile_size=4, n_queries=8, n_fresh=4)
@@ -27,7 +27,7 @@ def test_the_demo_writes_a_picture_and_its_results(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "results.json").read_text())
     assert stored["seeds"] == [5, 6]
     assert [run["seed"] for run in stored["runs"]] == [5, 6]
-    for name in (NO_ATTACK, *ATTACKERS, AGENT):
+    for name in (NO_ATTACK, *HEURISTICS, AGENT):
         assert name in report.text
     assert "learning-curve.png" in report.text
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agents.heuristic import ATTACKERS
+from agents.attackers import ATTACKERS
 from agents.heuristic.power_item import in_degrees
 from recattack_gym.core import Interactions
 from tests.agents.stub_view import StubView, make_view, random_log
