@@ -1,0 +1,1 @@
+"""PoisonRec: an LSTM policy that walks a tree of items, trained with PPO."""
