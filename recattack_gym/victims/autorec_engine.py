@@ -22,7 +22,7 @@ from recattack_gym.victims.kernels import (
     dot,
     is_better,
 )
-from recattack_gym.victims.parallel import over_sets
+from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from recattack_gym.victims.covisitation import SHARE_BITS
 from recattack_gym.victims.kernels import compiled_exactly
-from recattack_gym.victims.parallel import over_sets
+from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists
 
 CATALOGUE_DEPTH = 32

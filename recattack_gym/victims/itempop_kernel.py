@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.victims.kernels import compiled
-from recattack_gym.victims.parallel import over_sets
+from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists
 
 NO_KEY = -1

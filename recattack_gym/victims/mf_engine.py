@@ -25,7 +25,7 @@ from recattack_gym.victims.mf_kernel import (
     train_pairs,
     train_points,
 )
-from recattack_gym.victims.parallel import over_sets
+from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists, seen_mask
 from recattack_gym.victims.schedule import INITIAL, fake_share
 

@@ -27,7 +27,7 @@ from recattack_gym.victims.neumf_kernel import (
     score_pair,
     upper_layers,
 )
-from recattack_gym.victims.parallel import over_sets
+from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.schedule import fake_share
 

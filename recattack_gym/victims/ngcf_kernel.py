@@ -26,7 +26,7 @@ from recattack_gym.victims.graph_kernel import (
     with_neighbours,
 )
 from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, dot, fill_examples
-from recattack_gym.victims.parallel import n_threads, over_sets
+from recattack_gym.core.parallel import n_threads, over_sets
 from recattack_gym.victims.schedule import UpdateSchedule
 
 MakeSchedule = Callable[[tuple[int, int], int], UpdateSchedule]

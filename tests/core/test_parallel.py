@@ -8,7 +8,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from recattack_gym.core import ArgumentError
-from recattack_gym.victims.parallel import n_threads, over_sets
+from recattack_gym.core.parallel import n_threads, over_sets
 
 
 @pytest.mark.parametrize("threads", ["1", "2", "3", "64"])
