@@ -33,6 +33,7 @@ ATTACKERS: Mapping[str, type[Attacker]] = _Registry(
         "popular": "agents.heuristic:Popular",
         "middle": "agents.heuristic:Middle",
         "power-item": "agents.heuristic:PowerItem",
+        "poisonrec": "agents.poisonrec:PoisonRecAttacker",
     }
 )
 """Attacker classes by the name used on the command line."""

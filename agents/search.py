@@ -1,6 +1,5 @@
 """What every attacker that asks the platform has in common: a query budget, counted and never exceeded."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +30,7 @@ class SearchConfig(AttackerConfig):
 class SearchAttacker(Attacker):
     """An attacker that tries poison sets on the platform and keeps the best one of them.
 
-    A subclass writes `_search`, which asks `Trials` until the budget is spent; the plan is the best set that was
-    tried.
+    A subclass writes `_search`, which asks `Trials` until the budget is spent; the plan is the best set.
     """
 
     directions = DIRECTIONS
@@ -54,21 +52,20 @@ class Trials:
 
     Args:
         view: The platform as the attacker sees it.
-        n_queries: How many poison sets may be evaluated.
-        on_query: Called after every query with the observed RecNum, shape `(M,)`.
+        n_queries: How many poison sets may be evaluated from now on.
+        best: RecNum and profiles of the best set of earlier trials that these continue.
     """
 
     def __init__(
         self,
         view: AttackerView,
         n_queries: int,
-        on_query: Callable[[NDArray[np.int64]], object] | None = None,
+        best: tuple[int, NDArray[np.int64]] | None = None,
     ) -> None:
         self._view = view
         self._sign = 1 if view.goal.direction == "push" else -1
-        self._on_query = on_query
-        self._best: tuple[int, NDArray[np.int64]] | None = None
-        self.n_left = as_count("n_queries", n_queries)
+        self._best = best
+        self.n_left = as_count("n_queries", n_queries, at_least=0)
 
     @property
     def is_spent(self) -> bool:
@@ -109,8 +106,6 @@ class Trials:
         best = int(np.argmax(worth)) if len(worth) else None
         if best is not None and (self._best is None or worth[best] > self._sign * self._best[0]):
             self._best = int(rec_nums[best]), profiles[best].copy()
-        if self._on_query is not None:
-            self._on_query(rec_nums)
         return worth.astype(np.float64)
 
     def _found(self) -> tuple[int, NDArray[np.int64]]:

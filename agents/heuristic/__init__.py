@@ -1,4 +1,4 @@
-"""Attacks by rule of thumb. A new one is one file here and one line in `HEURISTICS` and in `agents.attackers`.
+"""Attacks by rule of thumb. A new one is one file here, a line in `HEURISTICS` and in `agents.attackers`.
 
 They promote targets; see `clicks.NO_NUKE` for why none demotes them.
 """

@@ -148,9 +148,7 @@ def make_tree(
     return biased_tree(rng.permutation(targets), rng.permutation(others))
 
 
-def walks(
-    tree: Tree, item_ids: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def walks(tree: Tree, item_ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return the decisions that lead from the root to items.
 
     Costs the tree's depth per item, whatever the size of the catalogue.
