@@ -24,6 +24,7 @@ from agents.poisonrec.ppo import clipped_surrogate, normalise_rewards
 from agents.poisonrec.tensorboard import event_writer
 from agents.poisonrec.threads import Blocks, blocks
 from agents.search import SearchAttacker, SearchConfig, Trials
+from agents.structured import structured_sets
 from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles
 from recattack_gym.core.checks import as_choice, as_count, as_real
 from recattack_gym.core.files import read_arrays, write_arrays
@@ -64,12 +65,20 @@ class PoisonRecConfig(SearchConfig):
     patience: int | None = None
     """Steps without a better poison set after which learning stops; `None`: when the budget is spent."""
 
+    warm_up: int = 0
+    """Poison sets of simple structure that are tried and imitated first; 0: none, as in the paper."""
+    n_elites: int = 8
+    """How many of them are imitated: the best ones."""
+    imitation_epochs: int = 60
+    """Updates that raise the likelihood of the elites."""
+
     def __post_init__(self) -> None:
         SearchConfig.__post_init__(self)
         as_choice("action_space", self.action_space, ACTION_SPACES)
         as_choice("clip", self.clip, CLIPS)
-        for name in ("n_examples", "n_epochs", "size"):
+        for name in ("n_examples", "n_epochs", "size", "n_elites", "imitation_epochs"):
             as_count(name, getattr(self, name))
+        as_count("warm_up", self.warm_up, at_least=0)
         if self.n_examples > self.batch_size:
             raise ArgumentError(
                 f"n_examples must be at most batch_size, {self.batch_size}, got {self.n_examples}"
@@ -114,6 +123,7 @@ class PoisonRec:
 
     Differs from the paper: see `ppo.clipped_surrogate` and `ppo.normalise_rewards`; initial features, which
     the paper leaves open, come from N(0, 0.1). The best poison set that was tried is kept, and is the plan.
+    `config.warm_up` is ours, and 0 by default.
     """
 
     def __init__(
@@ -199,7 +209,7 @@ class PoisonRec:
             ArgumentError: If `n_steps` is not positive, or TensorBoard is asked for and not installed.
             KeyboardInterrupt: If interrupted; the checkpoint is at most ten seconds old.
         """
-        n_possible = -(-self._trials.n_left // self.config.batch_size)
+        n_possible = self._n_possible_steps()
         wanted = n_possible if n_steps is None else min(as_count("n_steps", n_steps), n_possible)
         saved_at = -np.inf
         with (
@@ -231,16 +241,24 @@ class PoisonRec:
         Raises:
             StateError: If no query is left.
         """
-        n_sets = max(1, min(self.config.batch_size, self._trials.n_left))
+        n_left = max(1, self._trials.n_left)  # without one, the query below says so
         with blocks() as threads:
-            rollout = self.policy.sample(n_sets, self._rng, threads)
-            worth = self._trials.query(rollout.item_ids)
-            self._improve(rollout, worth, threads)
+            if self.config.warm_up and not self.history:
+                n_sets = min(self.config.warm_up, n_left)
+                item_ids = structured_sets(self._view, n_sets, self._rng)
+                worth = self._trials.query(item_ids)
+                self._imitate(item_ids, worth, threads)
+            else:
+                n_sets = min(self.config.batch_size, n_left)
+                rollout = self.policy.sample(n_sets, self._rng, threads)
+                item_ids = rollout.item_ids
+                worth = self._trials.query(item_ids)
+                self._improve(rollout, worth, threads)
         sign = 1 if self._view.goal.direction == "push" else -1
         step = Step(
             len(self.history),
             (sign * worth).astype(np.int64),
-            float(self._is_target[rollout.item_ids].mean()),
+            float(self._is_target[item_ids].mean()),
         )
         self.history.append(step)
         return step
@@ -363,6 +381,24 @@ class PoisonRec:
                 per_path=self.config.clip == "path",
             )
             evaluation.improve(objective)
+
+    def _n_possible_steps(self) -> int:
+        """Return how many steps the budget allows."""
+        n_left, n_steps = self._trials.n_left, 0
+        if self.config.warm_up and not self.history and n_left:
+            n_left, n_steps = max(0, n_left - self.config.warm_up), 1
+        return n_steps + -(-n_left // self.config.batch_size)
+
+    def _imitate(
+        self, item_ids: NDArray[np.int64], worth: NDArray[np.float64], threads: Blocks
+    ) -> None:
+        """Raise the likelihood of the best of some poison sets, by maximum likelihood."""
+        elites = np.argsort(-worth, kind="stable")[: self.config.n_elites]
+        evaluation = self.policy.evaluate(item_ids[elites], threads)
+        n_decisions = evaluation.mask.sum()
+        for _ in range(self.config.imitation_epochs):
+            log_p = evaluation.log_p()
+            evaluation.improve((log_p * evaluation.mask).sum() / n_decisions)
 
     def _choose_examples(self, n_sets: int) -> NDArray[np.int64]:
         """Return which poison sets an update is made from, shape `(B,)`."""
