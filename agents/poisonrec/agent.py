@@ -15,12 +15,11 @@ from tqdm import tqdm
 from agents.poisonrec.policy import (
     ACTION_SPACES,
     ActionSpaceName,
-    Evaluation,
     Policy,
     Rollout,
     make_action_space,
 )
-from agents.poisonrec.ppo import clipped_surrogate, normalise_rewards
+from agents.poisonrec.ppo import clipped_surrogate, mean_log_p, normalise_rewards
 from agents.poisonrec.tensorboard import event_writer
 from agents.poisonrec.threads import Blocks, blocks
 from agents.search import SearchAttacker, SearchConfig, Trials
@@ -67,10 +66,12 @@ class PoisonRecConfig(SearchConfig):
 
     warm_up: int = 0
     """Poison sets of simple structure that are tried and imitated first; 0: none, as in the paper."""
-    n_elites: int = 8
-    """How many of them are imitated: the best ones."""
     imitation_epochs: int = 60
-    """Updates that raise the likelihood of the elites."""
+    """Updates that raise the likelihood of the best of them."""
+    n_elites: int = 8
+    """Poison sets that are imitated: the best so far."""
+    imitation_weight: float = 0.0
+    """Weight of their log-likelihood beside PPO's objective; 0: none, as in the paper."""
 
     def __post_init__(self) -> None:
         SearchConfig.__post_init__(self)
@@ -79,6 +80,7 @@ class PoisonRecConfig(SearchConfig):
         for name in ("n_examples", "n_epochs", "size", "n_elites", "imitation_epochs"):
             as_count(name, getattr(self, name))
         as_count("warm_up", self.warm_up, at_least=0)
+        as_real("imitation_weight", self.imitation_weight, at_least=0.0)
         if self.n_examples > self.batch_size:
             raise ArgumentError(
                 f"n_examples must be at most batch_size, {self.batch_size}, got {self.n_examples}"
@@ -123,7 +125,7 @@ class PoisonRec:
 
     Differs from the paper: see `ppo.clipped_surrogate` and `ppo.normalise_rewards`; initial features, which
     the paper leaves open, come from N(0, 0.1). The best poison set that was tried is kept, and is the plan.
-    `config.warm_up` is ours, and 0 by default.
+    `config.warm_up` and `config.imitation_weight` are ours, and 0 by default.
     """
 
     def __init__(
@@ -142,6 +144,9 @@ class PoisonRec:
         self._rng = np.random.default_rng([self.seed, 0])
         self._trials = Trials(view, self.config.n_queries) if trials is None else trials
         targets = np.array(view.goal.target_items, dtype=np.int64)
+        budget = view.budget
+        self._elites = np.zeros((0, budget.n_fake_users, budget.profile_size), dtype=np.int64)
+        self._elite_worth = np.zeros(0)
         self._is_target = np.zeros(view.n_items, dtype=np.bool_)
         self._is_target[targets] = True
         if self._is_target.all():
@@ -154,8 +159,8 @@ class PoisonRec:
         )
         self.policy = Policy(
             space,
-            n_fake_users=view.budget.n_fake_users,
-            profile_size=view.budget.profile_size,
+            n_fake_users=budget.n_fake_users,
+            profile_size=budget.profile_size,
             size=self.config.size,
             learning_rate=self.config.learning_rate,
             adam_epsilon=self.config.adam_epsilon,
@@ -247,12 +252,14 @@ class PoisonRec:
                 n_sets = min(self.config.warm_up, n_left)
                 item_ids = structured_sets(self._view, n_sets, self._rng)
                 worth = self._trials.query(item_ids)
-                self._imitate(item_ids, worth, threads)
+                self._keep_elites(item_ids, worth)
+                self._imitate(threads)
             else:
                 n_sets = min(self.config.batch_size, n_left)
                 rollout = self.policy.sample(n_sets, self._rng, threads)
                 item_ids = rollout.item_ids
                 worth = self._trials.query(item_ids)
+                self._keep_elites(item_ids, worth)
                 self._improve(rollout, worth, threads)
         sign = 1 if self._view.goal.direction == "push" else -1
         step = Step(
@@ -313,6 +320,8 @@ class PoisonRec:
             "best_profiles": self._trials.best_profiles if self.history else np.zeros((0, 0)),
             "rec_nums": np.concatenate([[], *(s.rec_nums for s in self.history)]).astype(np.int64),
             "target_shares": np.array([step.target_share for step in self.history]),
+            "elites": self._elites,
+            "elite_worth": self._elite_worth,
             **{f"policy.{name}": array for name, array in self.policy.state().items()},
         }
         write_arrays(Path(path), header, arrays)
@@ -351,6 +360,7 @@ class PoisonRec:
             if len(rec_nums):
                 share = float(arrays["target_shares"][number])
                 agent.history.append(Step(number, rec_nums, share))
+        agent._elites, agent._elite_worth = arrays["elites"], arrays["elite_worth"]
         best = None
         if agent.history:
             best = header["best_rec_num"], arrays["best_profiles"]
@@ -361,26 +371,28 @@ class PoisonRec:
 
     def _improve(self, rollout: Rollout, worth: NDArray[np.float64], threads: Blocks) -> None:
         """Make K updates from poison sets of worth `(M,)`."""
-        evaluation: Evaluation | None = None
+        elites = self._elites_to_imitate(worth.mean())
+        examples: _Examples | None = None
         for _ in range(self.config.n_epochs):
             chosen = self._choose_examples(len(worth))
-            if evaluation is None or len(chosen) < len(worth):
-                examples = rollout[chosen]
-                evaluation = self.policy.evaluate(examples.item_ids, threads)
-                old_log_p = evaluation.by_time(examples.log_p)
-                advantages = normalise_rewards(torch.from_numpy(worth[chosen]).float())
-                per_click = advantages.repeat_interleave(self._view.budget.n_fake_users).expand(
-                    old_log_p.shape[:-1]
-                )
-            objective = clipped_surrogate(
-                evaluation.log_p(),
-                old_log_p,
-                evaluation.mask,
-                per_click,
-                clip_range=self.config.clip_range,
-                per_path=self.config.clip == "path",
-            )
-            evaluation.improve(objective)
+            if examples is None or len(chosen) < len(worth):
+                examples = _Examples(self.policy, rollout[chosen], worth[chosen], elites, threads)
+            examples.improve(self.config)
+
+    def _keep_elites(self, item_ids: NDArray[np.int64], worth: NDArray[np.float64]) -> None:
+        """Keep the best distinct poison sets so far."""
+        both = np.concatenate([self._elites, item_ids])
+        worths = np.concatenate([self._elite_worth, worth])
+        _, first = np.unique(both.reshape(len(both), -1), axis=0, return_index=True)
+        first = np.sort(first)
+        best = first[np.argsort(-worths[first], kind="stable")][: self.config.n_elites]
+        self._elites, self._elite_worth = both[best], worths[best]
+
+    def _elites_to_imitate(self, mean_worth: float) -> NDArray[np.int64]:
+        """Return the elites that are better than the policy's present sets, shape `(n, N, T)`."""
+        if not self.config.imitation_weight:
+            return self._elites[:0]
+        return self._elites[self._elite_worth > mean_worth]
 
     def _n_possible_steps(self) -> int:
         """Return how many steps the budget allows."""
@@ -389,22 +401,63 @@ class PoisonRec:
             n_left, n_steps = max(0, n_left - self.config.warm_up), 1
         return n_steps + -(-n_left // self.config.batch_size)
 
-    def _imitate(
-        self, item_ids: NDArray[np.int64], worth: NDArray[np.float64], threads: Blocks
-    ) -> None:
-        """Raise the likelihood of the best of some poison sets, by maximum likelihood."""
-        elites = np.argsort(-worth, kind="stable")[: self.config.n_elites]
-        evaluation = self.policy.evaluate(item_ids[elites], threads)
-        n_decisions = evaluation.mask.sum()
+    def _imitate(self, threads: Blocks) -> None:
+        """Raise the likelihood of the elites."""
+        evaluation = self.policy.evaluate(self._elites, threads)
         for _ in range(self.config.imitation_epochs):
-            log_p = evaluation.log_p()
-            evaluation.improve((log_p * evaluation.mask).sum() / n_decisions)
+            evaluation.improve(mean_log_p(evaluation.log_p(), evaluation.mask))
 
     def _choose_examples(self, n_sets: int) -> NDArray[np.int64]:
         """Return which poison sets an update is made from, shape `(B,)`."""
         if self.config.n_examples >= n_sets:
             return np.arange(n_sets)
         return self._rng.permutation(n_sets)[: self.config.n_examples]
+
+
+class _Examples:
+    """Poison sets that updates are made from, and elites to imitate beside them.
+
+    Args:
+        policy: What is improved.
+        rollout: B poison sets that it made.
+        worth: Shape `(B,)`.
+        elites: Shape `(n_elites, N, T)`, also none.
+        threads: Threads.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        rollout: Rollout,
+        worth: NDArray[np.float64],
+        elites: NDArray[np.int64],
+        threads: Blocks,
+    ) -> None:
+        n_fake_users = rollout.item_ids.shape[1]
+        both = np.concatenate([rollout.item_ids, elites])
+        self._evaluation = policy.evaluate(both, threads)
+        self._n_rows = len(rollout.item_ids) * n_fake_users
+        self._old_log_p = self._evaluation.by_time(rollout.log_p)
+        advantages = normalise_rewards(torch.from_numpy(worth).float())
+        self._advantages = advantages.repeat_interleave(n_fake_users).expand(
+            self._old_log_p.shape[:-1]
+        )
+
+    def improve(self, config: PoisonRecConfig) -> None:
+        """Make one update."""
+        log_p, mask, own = self._evaluation.log_p(), self._evaluation.mask, self._n_rows
+        objective = clipped_surrogate(
+            log_p[:, :own],
+            self._old_log_p,
+            mask[:, :own],
+            self._advantages,
+            clip_range=config.clip_range,
+            per_path=config.clip == "path",
+        )
+        if own < log_p.shape[1]:
+            imitation = mean_log_p(log_p[:, own:], mask[:, own:])
+            objective = objective + config.imitation_weight * imitation
+        self._evaluation.improve(objective)
 
 
 def _scalars(step: Step, best_rec_num: int) -> dict[str, float]:

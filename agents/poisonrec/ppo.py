@@ -77,3 +77,16 @@ def clipped_surrogate(
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     surrogate = torch.minimum(ratio * weight, clipped * weight) * mask
     return surrogate.sum() / mask.sum()
+
+
+def mean_log_p(log_p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean log-probability of the decisions that there are, to be maximised for imitation.
+
+    Args:
+        log_p: Shape `(..., depth)`.
+        mask: Whether there is a decision, same shape.
+
+    Returns:
+        A scalar.
+    """
+    return (log_p * mask).sum() / mask.sum()

@@ -1,0 +1,209 @@
+"""Cells of a comparison: one attacker against one victim on one dataset with one seed, each a JSON file."""
+
+import hashlib
+import inspect
+import logging
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from agents.attackers import ATTACKERS
+from agents.base import Attacker
+from agents.benchmark.sources import dataset_or_synthetic
+from agents.benchmark.store import ResultStore
+from agents.interruption import raise_if_interrupted
+from agents.recording import RecordingView
+from agents.reports import Stopwatch, attack_fields, versions
+from agents.search import SearchAttacker
+from recattack_gym import __version__
+from recattack_gym.core import FakeProfiles, UnknownNameError
+from recattack_gym.datasets import Dataset
+from recattack_gym.simulator import PlatformSimulator, PlatformView
+from recattack_gym.simulator.cache import code_hash
+from recattack_gym.victims import VICTIMS
+
+logger = logging.getLogger(__name__)
+
+ENTRIES: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
+    {
+        **{name: (name, {}) for name in ATTACKERS},
+        "poisonrec-random": ("poisonrec", {"action_space": "bcbt-random"}),
+        "poisonrec-bplain": ("poisonrec", {"action_space": "bplain"}),
+        "poisonrec-plain": ("poisonrec", {"action_space": "plain"}),
+    }
+)
+"""What can be compared: a label, the name of an attacker, and its settings beside the query budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One attack to measure."""
+
+    dataset: str
+    """Name of the dataset."""
+    protocol: str | None
+    """Its preprocessing preset."""
+    victim: str
+    """A name from `VICTIMS`."""
+    entry: str
+    """A label from `ENTRIES`."""
+    seed: int
+    """Seed of the platform and of the attacker."""
+    n_queries: int
+    """Budget of attackers that query; the others have none."""
+    n_draws: int
+    """Plans of attackers that do not query; theirs are averaged."""
+    is_full: bool
+    """Whether the plan is also evaluated by full retraining."""
+
+    @property
+    def platform(self) -> tuple[str, str | None, str, int]:
+        """What decides the platform."""
+        return self.dataset, self.protocol, self.victim, self.seed
+
+
+def make_attacker(cell: Cell) -> Attacker:
+    """Return the attacker of a cell, with the cell's query budget if it queries.
+
+    Raises:
+        UnknownNameError: If there is no such entry.
+    """
+    if cell.entry not in ENTRIES:
+        raise UnknownNameError("attacker", cell.entry, ENTRIES)
+    name, settings = ENTRIES[cell.entry]
+    attacker = ATTACKERS[name]
+    if issubclass(attacker, SearchAttacker):
+        settings = {**settings, "n_queries": cell.n_queries}
+    return attacker(settings)
+
+
+def identity(cell: Cell) -> dict[str, object]:
+    """Return everything that decides the result of a cell, as plain JSON values."""
+    attacker = make_attacker(cell)
+    is_search = isinstance(attacker, SearchAttacker)
+    log = _dataset(cell.dataset, cell.protocol).log.content_hash
+    return {
+        "piece": f"{cell.dataset}-{cell.victim}-{cell.entry}-{cell.seed}",
+        "version": __version__,
+        "victim": cell.victim,
+        "victim_code": code_hash(VICTIMS[cell.victim]),
+        "victim_config": asdict(VICTIMS[cell.victim]().config),
+        "dataset": cell.dataset,
+        "protocol": cell.protocol,
+        "log": log,
+        "entry": cell.entry,
+        "attacker": attacker.name,
+        "attacker_code": _attacker_code(type(attacker)),
+        "attacker_config": asdict(attacker.config),
+        "seed": cell.seed,
+        "n_draws": None if is_search else cell.n_draws,
+        "is_full": cell.is_full,
+    }
+
+
+def profiles_path(store: ResultStore, cell_identity: Mapping[str, object]) -> Path:
+    """Return where the plan of a cell is kept, beside its result."""
+    return store.path(cell_identity).with_suffix(".npz")
+
+
+def fit_platform(platform: tuple[str, str | None, str, int]) -> None:
+    """Fit a clean victim, or find it in the cache, so that no two processes do it at once."""
+    _simulator(platform)
+
+
+def run_cell(cell: Cell, folder: Path) -> dict[str, object]:
+    """Run one cell, or return its stored result.
+
+    Args:
+        cell: What to measure.
+        folder: Of the `ResultStore`.
+
+    Returns:
+        Plain JSON values. `rec_num`: RecNum of the plan; for attackers that do not query the mean over
+        draws. `best_of_draws`: theirs, over draws; `None` for the others. `policy_rec_num`: mean over the
+        last batch of queries, for attackers that query. `curve`: RecNum of every query in order.
+        `full_rec_num`: RecNum of the plan (for attackers that do not query of the first plan) under full
+        retraining, to be compared with `finetune_rec_num`, the same plan's under fine-tuning.
+    """
+    store = ResultStore(folder)
+    key = identity(cell)
+    done = store.get(key)
+    if done is not None:
+        return done
+    result, profiles = _measure(cell)
+    profiles.save(profiles_path(store, key))
+    store.put(key, result)
+    return result
+
+
+def _measure(cell: Cell) -> tuple[dict[str, object], FakeProfiles]:
+    simulator = _simulator(cell.platform)
+    simulator.rec_num(np.zeros((1, 20, 20), dtype=np.int64))  # machine code is no part of an attack
+    attacker = make_attacker(cell)
+    view = RecordingView(
+        PlatformView(simulator, knowledge=attacker.knowledge), lambda _: raise_if_interrupted()
+    )
+    rng = np.random.default_rng([cell.seed, zlib.crc32(cell.entry.encode())])
+    is_search = isinstance(attacker, SearchAttacker)
+    watch = Stopwatch()
+    plans = [attacker.plan(view, each) for each in rng.spawn(1 if is_search else cell.n_draws)]
+    spent = watch.fields()
+    plan = plans[0]
+    rec_nums = simulator.rec_num(np.stack([each.item_ids for each in plans]))
+    last_batch = view.rec_nums[-view.batch_sizes[-1] :] if view.batch_sizes else []
+    fields = attack_fields(simulator, plan)
+    finetune = int(str(fields["rec_num"]))
+    result = {
+        **fields,
+        "rec_num": float(rec_nums.mean()),
+        "share": float(rec_nums.mean()) / simulator.max_rec_num,
+        "best_of_draws": None if is_search else int(rec_nums.max()),
+        "n_draws": len(plans),
+        "policy_rec_num": float(np.mean(last_batch)) if last_batch else None,
+        "finetune_rec_num": finetune,
+        "full_rec_num": (int(simulator.rec_num(plan, retrain="full")[0]) if cell.is_full else None),
+        "target_share": float(np.isin(plan.item_ids, simulator.target_items).mean()),
+        "knowledge": str(attacker.knowledge),
+        "n_queries": view.n_queries,
+        "batch_sizes": view.batch_sizes,
+        "curve": view.rec_nums,
+        "target_shares": [round(share, 4) for share in view.target_shares],
+        **spent,
+        "config": asdict(attacker.config),
+        "seed": cell.seed,
+        "versions": versions(),
+    }
+    return result, plan
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, protocol: str | None) -> Dataset:
+    return dataset_or_synthetic(name, protocol)
+
+
+@lru_cache(maxsize=1)
+def _simulator(platform: tuple[str, str | None, str, int]) -> PlatformSimulator:
+    dataset, protocol, victim, seed = platform
+    return PlatformSimulator(_dataset(dataset, protocol), victim, seed=seed)
+
+
+def _attacker_code(attacker: type[Attacker]) -> str:
+    """Return a digest of the sources that decide what an attacker does."""
+    own = Path(inspect.getfile(attacker)).parent
+    shared = Path(inspect.getfile(Attacker)).parent
+    digest = hashlib.sha256()
+    files = {*own.glob("*.py"), *(shared / f"{x}.py" for x in ("base", "search", "structured"))}
+    for path in sorted(files):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def in_order(cells: Sequence[Cell]) -> Iterator[Cell]:
+    """Yield cells platform by platform, cheap victims first, so that a worker can keep its platform."""
+    order = list(VICTIMS)
+    yield from sorted(cells, key=lambda cell: (cell.dataset, order.index(cell.victim), cell.seed))

@@ -1,0 +1,200 @@
+"""`recattack bench table3`: every attacker against every victim, beside PoisonRec's Table III.
+
+Cells run in processes of their own, through joblib: on this machine (`--backend loky`) or on a Ray
+cluster (`--backend ray`; start one with `ray start --head`, point `RAY_ADDRESS` at it, and keep `--out` and
+the datasets on a disk that all machines share). Each finished cell is one JSON file, so a run that was killed
+goes on where it was, and loses at most the cells that were running.
+"""
+
+import argparse
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from joblib import Parallel, delayed, parallel_config
+from tqdm import tqdm
+
+from agents.benchmark.cells import ENTRIES, Cell, fit_platform, identity, in_order, run_cell
+from agents.benchmark.sources import dataset_or_synthetic
+from agents.benchmark.store import ResultStore
+from agents.interruption import raise_if_interrupted
+from recattack_gym.core import ArgumentError, DatasetNotFoundError, UnknownNameError
+from recattack_gym.core.checks import as_choice, as_count
+from recattack_gym.victims import VICTIMS
+
+logger = logging.getLogger(__name__)
+
+DATASETS = ("steam", "ml-1m", "amazon-phone", "amazon-clothing")
+"""Of PoisonRec's evaluation."""
+BACKENDS = ("loky", "ray")
+SMOKE = {
+    "datasets": ["synthetic"],
+    "victims": ["ItemPop", "CoVisitation", "BPR"],
+    "attackers": ["random", "popular", "poisonrec"],
+    "seeds": [0, 1],
+    "queries": 64,
+    "draws": 2,
+    "protocol": "none",
+}
+"""What `--smoke` runs: everything, small."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `recattack bench table3`."""
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), metavar="NAME")
+    parser.add_argument("--protocol", default="poisonrec", help='or "none" (default: poisonrec)')
+    parser.add_argument("--victims", nargs="+", default=list(VICTIMS), metavar="NAME")
+    parser.add_argument(
+        "--attackers", nargs="+", default=list(ENTRIES), metavar="NAME", help=", ".join(ENTRIES)
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
+    parser.add_argument(
+        "--queries", type=int, default=1600, help="budget of every attacker that queries (1600)"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=8, help="plans of the others, which are averaged (8)"
+    )
+    parser.add_argument(
+        "--no-full", action="store_true", help="do not retrain victims from scratch on the plans"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
+    parser.add_argument("--backend", default="loky", help=f"{' or '.join(BACKENDS)} (loky)")
+    parser.add_argument("--out", type=Path, default=Path("recattack-results/table3"))
+    parser.add_argument("--report-only", action="store_true", help="run nothing, show what exists")
+    parser.add_argument("--smoke", action="store_true", help="everything, small: under a minute")
+
+
+def run(args: argparse.Namespace) -> dict[str, object]:
+    """Run what is missing, and report everything that was asked for and exists."""
+    if args.smoke:
+        for name, value in SMOKE.items():
+            setattr(args, name, value)
+    cells = cells_of(args)
+    if not args.report_only:
+        run_cells(cells, args.out, n_jobs=args.jobs, backend=args.backend)
+    store = ResultStore(args.out)
+    rows = []
+    for cell in cells:
+        result = store.get(identity(cell))
+        if result is not None:
+            rows.append({**cell.__dict__, **result})
+    return {"table": f"{len(rows)} of {len(cells)} cells are in {args.out}", "cells": len(rows)}
+
+
+def cells_of(args: argparse.Namespace) -> list[Cell]:
+    """Return the cells that the options ask for, on the datasets that are on this machine.
+
+    Raises:
+        UnknownNameError: If a victim or an attacker is unknown.
+        ArgumentError: If a number is out of range, or no dataset is here.
+    """
+    for victim in args.victims:
+        if victim not in VICTIMS:
+            raise UnknownNameError("victim", victim, VICTIMS)
+    for entry in args.attackers:
+        if entry not in ENTRIES:
+            raise UnknownNameError("attacker", entry, ENTRIES)
+    for name in ("queries", "draws", "jobs"):
+        as_count(f"--{name}", getattr(args, name))
+    for seed in args.seeds:
+        as_count("--seeds", seed, at_least=0)
+    as_choice("--backend", args.backend, BACKENDS)
+    protocol = None if args.protocol == "none" else args.protocol
+    datasets = list(_datasets_here(args.datasets, protocol))
+    if not datasets:
+        raise ArgumentError(
+            f"--datasets must name one that is on this machine, got {', '.join(args.datasets)}: "
+            "see `recattack data info NAME`"
+        )
+    return [
+        Cell(
+            dataset=dataset,
+            protocol=protocol,
+            victim=victim,
+            entry=entry,
+            seed=seed,
+            n_queries=args.queries,
+            n_draws=args.draws,
+            is_full=not args.no_full,
+        )
+        for dataset in datasets
+        for victim in args.victims
+        for entry in args.attackers
+        for seed in args.seeds
+    ]
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, *, n_jobs: int, backend: str = "loky") -> None:
+    """Run the cells that are not stored yet, `n_jobs` at a time, with a progress bar.
+
+    Args:
+        cells: What to measure.
+        folder: Where results are and go.
+        n_jobs: Processes, each on one thread.
+        backend: `"loky"` for processes of this machine, `"ray"` for a Ray cluster.
+
+    Raises:
+        ArgumentError: If Ray is asked for and not installed.
+        KeyboardInterrupt: If interrupted; finished cells are kept.
+    """
+    store = ResultStore(folder)
+    missing = [cell for cell in in_order(cells) if store.get(identity(cell)) is None]
+    platforms = list(dict.fromkeys(cell.platform for cell in missing))
+    with _workers(n_jobs, backend) as parallel:
+        fits = parallel(delayed(_fit)(platform, n_jobs) for platform in platforms)
+        for _ in tqdm(fits, total=len(platforms), desc="clean victims", unit="fit"):
+            raise_if_interrupted()
+        attacks = parallel(delayed(_run)(cell, folder, n_jobs) for cell in missing)
+        for _ in tqdm(attacks, total=len(missing), desc="attacks", unit="cell"):
+            raise_if_interrupted()
+
+
+@contextmanager
+def _workers(n_jobs: int, backend: str) -> Iterator[Parallel]:
+    """Give processes that take one task at a time and hand back results as they are finished."""
+    if backend == "ray":
+        try:
+            from ray.util.joblib import register_ray
+        except ImportError as error:
+            raise ArgumentError(
+                "--backend ray needs Ray, which is not installed: pip install 'recattack-gym[ray]'"
+            ) from error
+        register_ray()
+    with (
+        parallel_config(backend=backend if n_jobs > 1 or backend == "ray" else "sequential"),
+        Parallel(
+            n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs, return_as="generator_unordered"
+        ) as parallel,
+    ):
+        yield parallel
+
+
+def _fit(platform: tuple[str, str | None, str, int], n_jobs: int) -> None:
+    _share_the_machine(n_jobs)
+    fit_platform(platform)
+
+
+def _run(cell: Cell, folder: Path, n_jobs: int) -> None:
+    _share_the_machine(n_jobs)
+    run_cell(cell, folder)
+
+
+def _share_the_machine(n_jobs: int) -> None:
+    """Hold a worker that is not alone to one thread."""
+    if n_jobs > 1:
+        import torch
+
+        os.environ["RECATTACK_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+
+
+def _datasets_here(names: Sequence[str], protocol: str | None) -> Iterator[str]:
+    for name in names:
+        try:
+            dataset_or_synthetic(name, protocol)
+        except DatasetNotFoundError as error:
+            logger.warning("%s is left out: %s", name, error)
+        else:
+            yield name
