@@ -33,7 +33,12 @@ ATTACKERS: Mapping[str, type[Attacker]] = _Registry(
         "popular": "agents.heuristic:Popular",
         "middle": "agents.heuristic:Middle",
         "power-item": "agents.heuristic:PowerItem",
+        "conslop": "agents.optimization:ConsLOP",
+        "appgrad": "agents.optimization:AppGrad",
+        "random-search": "agents.optimization:RandomSearch",
+        "cross-entropy": "agents.optimization:CrossEntropy",
         "poisonrec": "agents.poisonrec:PoisonRecAttacker",
+        "poisonrec-warm": "agents.poisonrec:WarmPoisonRecAttacker",
     }
 )
 """Attacker classes by the name used on the command line."""

@@ -1,5 +1,19 @@
 """PoisonRec: an LSTM policy that walks a tree of items, trained with PPO."""
 
-from agents.poisonrec.agent import PoisonRec, PoisonRecAttacker, PoisonRecConfig, Step
+from agents.poisonrec.agent import (
+    PoisonRec,
+    PoisonRecAttacker,
+    PoisonRecConfig,
+    Step,
+    WarmPoisonRecAttacker,
+    WarmPoisonRecConfig,
+)
 
-__all__ = ["PoisonRec", "PoisonRecAttacker", "PoisonRecConfig", "Step"]
+__all__ = [
+    "PoisonRec",
+    "PoisonRecAttacker",
+    "PoisonRecConfig",
+    "Step",
+    "WarmPoisonRecAttacker",
+    "WarmPoisonRecConfig",
+]

@@ -1,0 +1,16 @@
+"""Attacks that optimise a plan: by what they know (ConsLOP), or by what queries tell them (the others)."""
+
+from agents.optimization.appgrad import AppGrad, AppGradConfig
+from agents.optimization.conslop import ConsLOP, ConsLOPConfig
+from agents.optimization.cross_entropy import CrossEntropy, CrossEntropyConfig
+from agents.optimization.random_search import RandomSearch
+
+__all__ = [
+    "AppGrad",
+    "AppGradConfig",
+    "ConsLOP",
+    "ConsLOPConfig",
+    "CrossEntropy",
+    "CrossEntropyConfig",
+    "RandomSearch",
+]

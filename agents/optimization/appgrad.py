@@ -1,0 +1,153 @@
+"""AppGrad: climb along an estimated gradient of RecNum with respect to the counts of fake clicks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.search import SearchAttacker, SearchConfig, Trials
+from recattack_gym.core.checks import as_count, as_real
+from recattack_gym.core.view import AttackerView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppGradConfig(SearchConfig):
+    """Settings of `AppGrad`; `batch_size` has no part in it."""
+
+    n_directions: int = 5
+    """Singular directions along which RecNum is probed in an iteration; 5, as in public code."""
+    probe: float = 50.0
+    """How far each is followed; large, because clicks are whole numbers and directions have small entries."""
+    step: float = 1.0
+    """How many clicks the most affected count is moved by in an iteration."""
+    target_share: float = 0.5
+    """Share of clicks on targets at the beginning; a half, PoisonRec §V."""
+
+    def __post_init__(self) -> None:
+        SearchConfig.__post_init__(self)
+        as_count("n_directions", self.n_directions)
+        as_real("probe", self.probe, above=0.0)
+        as_real("step", self.step, above=0.0)
+        as_real("target_share", self.target_share, at_least=0.0, at_most=1.0)
+
+
+class AppGrad(SearchAttacker):
+    """Treat how often each fake user clicks each item as a matrix, and ascend RecNum by finite differences.
+
+    Christakopoulou and Banerjee, "Adversarial attacks on an oblivious recommender", RecSys 2019, §4.2, as
+    PoisonRec (Song et al., ICDE 2020, §V) adapts it to clicks. The gradient is estimated along the leading
+    singular directions `u v'` of the matrix itself, so an item that no fake user clicks at the beginning is
+    never clicked.
+
+    Differs from the paper: no generative network makes the first matrix, since there are no ratings to
+    learn from; it is drawn with half of the clicks on targets, as in PoisonRec. How counts are kept
+    whole is not printed there: here the matrix is continuous, and what is evaluated is its nearest matrix
+    of counts with exactly `profile_size` clicks per row (largest remainders). Steps are normalised.
+    Clicks are in random order, one order for all probes of an iteration.
+    """
+
+    name = "appgrad"
+    config: AppGradConfig
+    config_class = AppGradConfig
+
+    def _search(self, view: AttackerView, trials: Trials, rng: np.random.Generator) -> None:
+        config, n_clicks = self.config, view.budget.profile_size
+        items, counts = _initial_counts(view, config.target_share, rng)
+        while not trials.is_spent:
+            directions = singular_directions(counts, min(config.n_directions, trials.n_left - 1))
+            probed = np.stack([counts, *(counts + config.probe * z for z in directions)])
+            order = rng.random((len(counts), n_clicks)).argsort(axis=1)
+            worth = trials.query(
+                np.stack([_clicks(items, whole_counts(each, n_clicks), order) for each in probed])
+            )
+            gradient = estimated_gradient(directions, worth, config.probe)
+            largest = np.abs(gradient).max(initial=0.0)
+            if largest > 0:
+                counts = counts + config.step * gradient / largest
+                counts = np.maximum(counts, 0.0)
+                counts *= n_clicks / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
+            else:  # nothing to climb: start from somewhere else
+                items, counts = _initial_counts(view, config.target_share, rng)
+
+
+def singular_directions(counts: NDArray[np.float64], n_directions: int) -> NDArray[np.float64]:
+    """Return the leading singular directions `u v'` of a matrix.
+
+    Args:
+        counts: Shape `(N, n)`.
+        n_directions: How many at most.
+
+    Returns:
+        Shape `(n_found, N, n)`, each of Frobenius norm 1; none for singular values of 0.
+    """
+    u, s, vt = np.linalg.svd(counts, full_matrices=False)
+    n_found = min(n_directions, int((s > 1e-9 * s[0]).sum()) if s[0] > 0 else 0)
+    directions: NDArray[np.float64] = np.einsum("ik,kj->kij", u[:, :n_found], vt[:n_found])
+    return directions
+
+
+def estimated_gradient(
+    directions: NDArray[np.float64], values: NDArray[np.float64], probe: float
+) -> NDArray[np.float64]:
+    """Return `sum_k (f(M + a Z_k) - f(M)) / a Z_k`.
+
+    For a linear f it is the projection of f's gradient on the directions, whatever `a`.
+
+    Args:
+        directions: Z, shape `(n, N, n_items)`.
+        values: f at M, then at each `M + a Z_k`, shape `(n + 1,)`.
+        probe: a.
+
+    Returns:
+        Shape `(N, n_items)`.
+    """
+    gradient: NDArray[np.float64] = np.tensordot(
+        (values[1:] - values[0]) / probe, directions, axes=1
+    )
+    return gradient
+
+
+def whole_counts(counts: NDArray[np.float64], n_clicks: int) -> NDArray[np.int64]:
+    """Return whole counts near given ones: rows of exactly `n_clicks`, by largest remainders.
+
+    Args:
+        counts: Any numbers, shape `(N, n)`; negative ones count as 0, a row of zeros as equal ones.
+        n_clicks: Sum of every row.
+
+    Returns:
+        Shape `(N, n)`.
+    """
+    shares = np.maximum(counts, 0.0)
+    total = shares.sum(axis=1, keepdims=True)
+    shares = np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1.0 / counts.shape[1])
+    wanted = shares * n_clicks
+    whole = np.floor(wanted + 1e-9).astype(np.int64)
+    missing = n_clicks - whole.sum(axis=1, keepdims=True)
+    rank = np.argsort(np.argsort(-(wanted - whole), axis=1, kind="stable"), axis=1)
+    rows: NDArray[np.int64] = whole + (rank < missing)
+    return rows
+
+
+def _initial_counts(
+    view: AttackerView, target_share: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Draw clicks; returns the items that are clicked, `(n,)`, and how often by whom, `(N, n)`."""
+    shape = (view.budget.n_fake_users, view.budget.profile_size)
+    targets = np.array(view.goal.target_items, dtype=np.int64)
+    others = np.setdiff1d(np.arange(view.n_items, dtype=np.int64), targets)
+    clicks = rng.choice(targets, shape)
+    if len(others):
+        is_other = rng.random(shape) >= target_share
+        clicks[is_other] = rng.choice(others, shape)[is_other]
+    items = np.union1d(targets, clicks)
+    counts = np.zeros((shape[0], len(items)))
+    np.add.at(counts, (np.arange(shape[0])[:, None], np.searchsorted(items, clicks)), 1.0)
+    return items, counts
+
+
+def _clicks(
+    items: NDArray[np.int64], counts: NDArray[np.int64], order: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Write counts out as clicks, in the given order; shape `(N, T)`."""
+    rows = [np.repeat(items, row) for row in counts]
+    return np.take_along_axis(np.stack(rows), order, axis=1)
