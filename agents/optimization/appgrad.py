@@ -16,10 +16,13 @@ class AppGradConfig(SearchConfig):
 
     n_directions: int = 5
     """Singular directions along which RecNum is probed in an iteration; 5, as in public code."""
-    probe: float = 50.0
-    """How far each is followed; large, because clicks are whole numbers and directions have small entries."""
+    probe: float = 1.0
+    """How far each is followed both ways: clicks by which the most affected count changes.
+
+    Less than half a click would change nothing, much more leaves counts that say nothing about the gradient.
+    """
     step: float = 1.0
-    """How many clicks the most affected count is moved by in an iteration."""
+    """Clicks by which an iteration moves the most affected count."""
     target_share: float = 0.5
     """Share of clicks on targets at the beginning; a half, PoisonRec §V."""
 
@@ -37,10 +40,12 @@ class AppGrad(SearchAttacker):
     Christakopoulou and Banerjee, "Adversarial attacks on an oblivious recommender", RecSys 2019, §4.2, as
     PoisonRec (Song et al., ICDE 2020, §V) adapts it to clicks. The gradient is estimated along the leading
     singular directions `u v'` of the matrix itself, so an item that no fake user clicks at the beginning is
-    never clicked.
+    never clicked, and a step along them leaves them as they are (only rounding and clipping turn them).
 
     Differs from the paper: no generative network makes the first matrix, since there are no ratings to
-    learn from; it is drawn with half of the clicks on targets, as in PoisonRec. How counts are kept
+    learn from; it is drawn with half of the clicks on targets, as in PoisonRec. Differences are two-sided:
+    rounding and the fixed number of clicks make one-sided ones so crooked that nothing is climbed
+    (tests/agents/optimization/test_search.py has a linear goal on which they go down). How counts are kept
     whole is not printed there: here the matrix is continuous, and what is evaluated is its nearest matrix
     of counts with exactly `profile_size` clicks per row (largest remainders). Steps are normalised.
     Clicks are in random order, one order for all probes of an iteration.
@@ -54,13 +59,23 @@ class AppGrad(SearchAttacker):
         config, n_clicks = self.config, view.budget.profile_size
         items, counts = _initial_counts(view, config.target_share, rng)
         while not trials.is_spent:
-            directions = singular_directions(counts, min(config.n_directions, trials.n_left - 1))
-            probed = np.stack([counts, *(counts + config.probe * z for z in directions)])
             order = rng.random((len(counts), n_clicks)).argsort(axis=1)
-            worth = trials.query(
-                np.stack([_clicks(items, whole_counts(each, n_clicks), order) for each in probed])
-            )
-            gradient = estimated_gradient(directions, worth, config.probe)
+
+            def query(
+                points: NDArray[np.float64], order: NDArray[np.int64] = order
+            ) -> NDArray[np.float64]:
+                whole = [_clicks(items, whole_counts(each, n_clicks), order) for each in points]
+                return trials.query(np.stack(whole))
+
+            n_directions = min(config.n_directions, trials.n_left // 2)
+            directions = singular_directions(counts, n_directions)
+            if not len(directions):
+                query(counts[None])  # the last one of an odd budget
+                continue
+            probes = config.probe / np.abs(directions).max(axis=(1, 2))
+            moves = probes[:, None, None] * directions
+            above, below = np.split(query(np.concatenate([counts + moves, counts - moves])), 2)
+            gradient = estimated_gradient(directions, above, below, probes)
             largest = np.abs(gradient).max(initial=0.0)
             if largest > 0:
                 counts = counts + config.step * gradient / largest
@@ -87,23 +102,25 @@ def singular_directions(counts: NDArray[np.float64], n_directions: int) -> NDArr
 
 
 def estimated_gradient(
-    directions: NDArray[np.float64], values: NDArray[np.float64], probe: float
+    directions: NDArray[np.float64],
+    above: NDArray[np.float64],
+    below: NDArray[np.float64],
+    probes: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return `sum_k (f(M + a Z_k) - f(M)) / a Z_k`.
+    """Return `sum_k (f(M + a_k Z_k) - f(M - a_k Z_k)) / (2 a_k) Z_k`.
 
     For a linear f it is the projection of f's gradient on the directions, whatever `a`.
 
     Args:
         directions: Z, shape `(n, N, n_items)`.
-        values: f at M, then at each `M + a Z_k`, shape `(n + 1,)`.
-        probe: a.
+        above: f at each `M + a_k Z_k`, shape `(n,)`.
+        below: f at each `M - a_k Z_k`, shape `(n,)`.
+        probes: a, shape `(n,)`.
 
     Returns:
         Shape `(N, n_items)`.
     """
-    gradient: NDArray[np.float64] = np.tensordot(
-        (values[1:] - values[0]) / probe, directions, axes=1
-    )
+    gradient: NDArray[np.float64] = np.tensordot((above - below) / (2 * probes), directions, axes=1)
     return gradient
 
 

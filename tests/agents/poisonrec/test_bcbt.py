@@ -1,3 +1,5 @@
+"""The tree against obvious walks, and against the sizes of the paper's catalogues."""
+
 from collections import Counter
 
 import numpy as np

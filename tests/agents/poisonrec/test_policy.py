@@ -202,9 +202,7 @@ def test_what_is_rewarded_becomes_more_likely(name: ActionSpaceName) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 100, 8_000_000])
-def test_the_softmax_by_blocks_is_the_softmax(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_softmax_by_blocks_is_the_softmax(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(softmax_space, "_CHUNK_SCORES", chunk)
     policy = make_policy("plain")
     test_gradients_are_those_of_plain_autograd("plain")

@@ -1,3 +1,5 @@
+"""The objective by hand."""
+
 import math
 
 import pytest
@@ -85,7 +87,9 @@ def test_what_is_masked_does_not_count_whatever_it_holds() -> None:
         old = torch.tensor([[0.0, 0.0]])
         value = clipped_surrogate(log_p, old, mask, torch.tensor([1.0]), clip_range=0.1)
         assert value.item() == pytest.approx(math.exp(0.05))
-    assert mean_log_p(torch.tensor([[-2.0, 5.0], [-4.0, -6.0]]), torch.tensor([[1, 0], [1, 1]])) == -4
+    assert (
+        mean_log_p(torch.tensor([[-2.0, 5.0], [-4.0, -6.0]]), torch.tensor([[1, 0], [1, 1]])) == -4
+    )
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -1,3 +1,5 @@
+"""Adam on touched rows against Adam on the whole table."""
+
 import numpy as np
 import pytest
 import torch
