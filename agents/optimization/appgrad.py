@@ -60,21 +60,15 @@ class AppGrad(SearchAttacker):
         items, counts = _initial_counts(view, config.target_share, rng)
         while not trials.is_spent:
             order = rng.random((len(counts), n_clicks)).argsort(axis=1)
-
-            def query(
-                points: NDArray[np.float64], order: NDArray[np.int64] = order
-            ) -> NDArray[np.float64]:
-                whole = [_clicks(items, whole_counts(each, n_clicks), order) for each in points]
-                return trials.query(np.stack(whole))
-
             n_directions = min(config.n_directions, trials.n_left // 2)
             directions = singular_directions(counts, n_directions)
             if not len(directions):
-                query(counts[None])  # the last one of an odd budget
+                trials.query(_as_sets(items, counts[None], order))  # the last of an odd budget
                 continue
             probes = config.probe / np.abs(directions).max(axis=(1, 2))
             moves = probes[:, None, None] * directions
-            above, below = np.split(query(np.concatenate([counts + moves, counts - moves])), 2)
+            probed = np.concatenate([counts + moves, counts - moves])
+            above, below = np.split(trials.query(_as_sets(items, probed, order)), 2)
             gradient = estimated_gradient(directions, above, below, probes)
             largest = np.abs(gradient).max(initial=0.0)
             if largest > 0:
@@ -162,9 +156,10 @@ def _initial_counts(
     return items, counts
 
 
-def _clicks(
-    items: NDArray[np.int64], counts: NDArray[np.int64], order: NDArray[np.int64]
+def _as_sets(
+    items: NDArray[np.int64], counts: NDArray[np.float64], order: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Write counts out as clicks, in the given order; shape `(N, T)`."""
-    rows = [np.repeat(items, row) for row in counts]
-    return np.take_along_axis(np.stack(rows), order, axis=1)
+    """Write matrices `(M, N, n)` out as clicks in the given order, `(M, N, T)`."""
+    n_clicks = order.shape[1]
+    sets = [[np.repeat(items, row) for row in whole_counts(each, n_clicks)] for each in counts]
+    return np.take_along_axis(np.array(sets), order[None], axis=2)
