@@ -7,6 +7,7 @@ goes on where it was, and loses at most the cells that were running.
 """
 
 import argparse
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -17,11 +18,19 @@ from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from agents.benchmark.cells import ENTRIES, Cell, fit_platform, identity, in_order, run_cell
+from agents.benchmark.comparison import Row, read_rows, report
+from agents.benchmark.figures import (
+    draw_anytime,
+    draw_heat_map,
+    draw_learning,
+    draw_target_shares,
+)
 from agents.benchmark.sources import dataset_or_synthetic
 from agents.benchmark.store import ResultStore
 from agents.interruption import raise_if_interrupted
 from recattack_gym.core import ArgumentError, DatasetNotFoundError, UnknownNameError
 from recattack_gym.core.checks import as_choice, as_count
+from recattack_gym.core.files import atomic_write
 from recattack_gym.victims import VICTIMS
 
 logger = logging.getLogger(__name__)
@@ -29,6 +38,8 @@ logger = logging.getLogger(__name__)
 DATASETS = ("steam", "ml-1m", "amazon-phone", "amazon-clothing")
 """Of PoisonRec's evaluation."""
 BACKENDS = ("loky", "ray")
+ACTION_SPACE_ENTRIES = ("poisonrec", "poisonrec-random", "poisonrec-bplain", "poisonrec-plain")
+"""Those of PoisonRec's Figures 4 and 5."""
 SMOKE = {
     "datasets": ["synthetic"],
     "victims": ["ItemPop", "CoVisitation", "BPR"],
@@ -63,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="loky", help=f"{' or '.join(BACKENDS)} (loky)")
     parser.add_argument("--out", type=Path, default=Path("recattack-results/table3"))
     parser.add_argument("--report-only", action="store_true", help="run nothing, show what exists")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw pictures there")
+    parser.add_argument(
+        "--write-docs",
+        type=Path,
+        metavar="FILE",
+        help="write the report there (.md, and .json beside it)",
+    )
     parser.add_argument("--smoke", action="store_true", help="everything, small: under a minute")
 
 
@@ -74,13 +92,88 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     cells = cells_of(args)
     if not args.report_only:
         run_cells(cells, args.out, n_jobs=args.jobs, backend=args.backend)
-    store = ResultStore(args.out)
-    rows = []
-    for cell in cells:
-        result = store.get(identity(cell))
-        if result is not None:
-            rows.append({**cell.__dict__, **result})
-    return {"table": f"{len(rows)} of {len(cells)} cells are in {args.out}", "cells": len(rows)}
+    rows = read_rows(cells, args.out)
+    text = report(rows) if rows else ""
+    pictures = _draw(rows, args.figures) if args.figures is not None else []
+    if args.write_docs is not None and rows:
+        _write_docs(args, text, rows, pictures)
+    done = f"{len(rows)} of {len(cells)} cells are in {args.out}"
+    return {
+        "table": f"{text}\n\n{done}",
+        "n_cells": len(cells),
+        "n_finished": len(rows),
+        "rec_num": [
+            {
+                "dataset": row.cell.dataset,
+                "victim": row.cell.victim,
+                "attacker": row.cell.entry,
+                "seed": row.cell.seed,
+                "rec_num": row.rec_num,
+                "full_rec_num": row.result["full_rec_num"],
+                "n_queries": row.result["n_queries"],
+                "is_current": row.is_current,
+            }
+            for row in rows
+        ],
+        "figures": [str(path) for path in pictures],
+    }
+
+
+def _draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Draw every picture of every dataset that there are rows for."""
+    drawn = []
+    for dataset in dict.fromkeys(row.cell.dataset for row in rows):
+        own = [row for row in rows if row.cell.dataset == dataset]
+        asking = [row for row in own if row.result["curve"]]
+        spaces = [row for row in asking if row.cell.entry in ACTION_SPACE_ENTRIES]
+        for name, draw, some in (
+            ("heat-map", draw_heat_map, own),
+            ("anytime", draw_anytime, asking),
+            ("learning", draw_learning, spaces),
+            ("target-shares", draw_target_shares, spaces),
+        ):
+            if some:
+                path = folder / f"table3-{dataset}-{name}.png"
+                draw(some, path)
+                drawn.append(path)
+    return drawn
+
+
+def _write_docs(
+    args: argparse.Namespace, text: str, rows: Sequence[Row], pictures: Sequence[Path]
+) -> None:
+    """Write the report with the command that made it, and the figures behind it as JSON beside it."""
+    command = (
+        f"recattack bench table3 --datasets {' '.join(args.datasets)} --protocol {args.protocol} "
+        f"--victims {' '.join(args.victims)} --attackers {' '.join(args.attackers)} "
+        f"--seeds {' '.join(map(str, args.seeds))} --queries {args.queries} --draws {args.draws} --jobs 2"
+    )
+    shown = "\n".join(
+        f"![{path.stem}]({os.path.relpath(path, args.write_docs.parent)})\n" for path in pictures
+    )
+    page = (
+        "# PoisonRec's Table III, repeated\n\nGenerated by the command below from its result files; do not "
+        "edit. [benchmarks.md](../benchmarks.md) discusses it.\n\n"
+        f"```console\n$ {command}\n```\n\n{text}\n\n{shown}"
+    )
+    with atomic_write(args.write_docs) as stream:
+        stream.write(f"{page.rstrip()}\n".encode())
+    summary = [
+        {
+            **{
+                name: value
+                for name, value in row.result.items()
+                if name not in ("curve", "target_shares", "batch_sizes", "target_items")
+            },
+            "dataset": row.cell.dataset,
+            "victim": row.cell.victim,
+            "entry": row.cell.entry,
+            "is_current": row.is_current,
+        }
+        for row in rows
+    ]
+    with atomic_write(args.write_docs.with_suffix(".json")) as stream:
+        stream.write(json.dumps({"command": command, "cells": summary}, indent=0).encode())
 
 
 def cells_of(args: argparse.Namespace) -> list[Cell]:

@@ -1,0 +1,336 @@
+"""Put the cells of a comparison together: tables beside the paper's, and what holds of its claims."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from agents.benchmark.cells import Cell, identity
+from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
+from agents.benchmark.store import ResultStore
+from agents.benchmark.tables import markdown_table
+from recattack_gym.victims import VICTIMS
+
+logger = logging.getLogger(__name__)
+
+HEURISTIC_ENTRIES = ("random", "popular", "middle", "power-item")
+BUDGETS = (320, 640, 960, 1600, 3200)
+"""Queries at which learners are compared, as far as they have them."""
+_N_BOOTSTRAP = 2000
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished cell."""
+
+    cell: Cell
+    """What was asked for."""
+    result: Mapping[str, object]
+    """What `cells.run_cell` returned."""
+    is_current: bool
+    """Whether it was made by the code that is here now."""
+
+    @property
+    def rec_num(self) -> float:
+        """RecNum of the plan, or the mean over draws."""
+        return float(str(self.result["rec_num"]))
+
+    @property
+    def curve(self) -> NDArray[np.int64]:
+        """RecNum of every query, shape `(n_queries,)`."""
+        curve = self.result["curve"]
+        assert isinstance(curve, list)  # noqa: S101  # as run_cell writes it
+        return np.array(curve, dtype=np.int64)
+
+    def best_after(self, n_queries: int) -> int:
+        """Return the best RecNum of the first `n_queries` queries."""
+        return int(self.curve[:n_queries].max())
+
+
+def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
+    """Return the finished ones of some cells.
+
+    A result that was made by other code than is here now is used where there is no current one, and
+    marked, so that a comparison need not be repeated for a changed comment.
+
+    Args:
+        cells: What is wanted.
+        folder: Of the `ResultStore`.
+    """
+    store = ResultStore(folder)
+    stored: dict[tuple[object, ...], tuple[float, Mapping[str, object]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+            key = _key(content["identity"])
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning("%s cannot be read and is left out: %s", path, error)
+            continue
+        age = path.stat().st_mtime
+        if key not in stored or stored[key][0] < age:
+            stored[key] = age, content["result"]
+    rows = []
+    for cell in cells:
+        wanted = identity(cell)
+        current = store.get(wanted)
+        if current is not None:
+            rows.append(Row(cell, current, is_current=True))
+        elif _key(wanted) in stored:
+            rows.append(Row(cell, stored[_key(wanted)][1], is_current=False))
+    return rows
+
+
+def _key(identified: Mapping[str, object]) -> tuple[object, ...]:
+    """Return what a cell is about, without the code that made it."""
+    config = identified["attacker_config"]
+    assert isinstance(config, Mapping)  # noqa: S101  # as `identity` writes it
+    names = ("dataset", "protocol", "log", "victim", "entry", "seed", "n_draws", "is_full")
+    return *(identified[name] for name in names), config.get("n_queries")
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def report(rows: Sequence[Row]) -> str:
+    """Return everything as Markdown: a section per dataset, then the claims."""
+    parts = []
+    for dataset in dict.fromkeys(row.cell.dataset for row in rows):
+        own = [row for row in rows if row.cell.dataset == dataset]
+        parts += [
+            f"## {dataset}\n\nRecNum, mean over seeds ± half of the 95 % interval (Student's t).",
+            rec_num_table(own),
+            "PoisonRec's Table III (Song et al., ICDE 2020), for comparison of orders, not of levels.",
+            paper_table(own),
+            "The same plans after full retraining, mean over seeds (heuristics: their first draw).",
+            full_table(own),
+            "What the attacks cost, and what they do to everyone else: mean over victims and seeds.",
+            cost_table(own),
+        ]
+    budgets = learners_table(rows)
+    if budgets:
+        parts += ["## Best RecNum after so many queries, against PoisonRec's", budgets]
+    return "\n\n".join([*parts, "## The paper's claims", claims(rows)])
+
+
+def rec_num_table(rows: Sequence[Row]) -> str:
+    """Return attackers against victims: mean RecNum and half of its 95 % interval over seeds."""
+    return _grid(rows, lambda own: _with_interval([row.rec_num for row in own]))
+
+
+def full_table(rows: Sequence[Row]) -> str:
+    """Return attackers against victims: mean RecNum of the plans after full retraining."""
+
+    def cell(own: Sequence[Row]) -> str:
+        values = [row.result["full_rec_num"] for row in own]
+        known = [float(str(value)) for value in values if value is not None]
+        return f"{np.mean(known):,.0f}" if known else "-"
+
+    return _grid(rows, cell)
+
+
+def paper_table(rows: Sequence[Row]) -> str:
+    """Return the paper's numbers for the same dataset, attackers and victims."""
+    published = TABLE3.get(rows[0].cell.dataset, {})
+
+    def cell(own: Sequence[Row]) -> str:
+        first = own[0].cell
+        if first.entry not in published or first.victim not in TABLE3_VICTIMS:
+            return "-"
+        return f"{published[first.entry][TABLE3_VICTIMS.index(first.victim)]:,}"
+
+    return _grid([row for row in rows if row.cell.entry in published] or rows[:1], cell)
+
+
+def cost_table(rows: Sequence[Row]) -> str:
+    """Return queries, clicks, seconds, share of target clicks and harm per attacker."""
+    lines = []
+    for entry, own in _by(rows, "entry").items():
+        lines.append(
+            (
+                entry,
+                str(own[0].result["knowledge"]).replace("_", " "),
+                int(_mean(own, "n_queries")),
+                int(_mean(own, "clicks")),
+                _mean(own, "cpu_seconds"),
+                f"{_mean(own, 'target_share'):.2f}",
+                f"{np.mean([_quality(row, 'hr_at_k') for row in own]):+.1%}",
+                f"{np.mean([_quality(row, 'ndcg_at_k') for row in own]):+.1%}",
+            )
+        )
+    header = ("attacker", "knows", "queries", "clicks", "CPU s", "on targets", "HR@10", "NDCG@10")
+    return markdown_table(header, lines)
+
+
+def learners_table(rows: Sequence[Row]) -> str:
+    """Return, per attacker that queries, its best RecNum over PoisonRec's at several budgets.
+
+    Ratios are formed per victim and seed (cells where both are 0 are left out), then their interquartile
+    mean, with a 95 % interval by bootstrap over seeds within victims (Agarwal et al., NeurIPS 2021).
+    """
+    by_cell = {(r.cell.dataset, r.cell.victim, r.cell.seed, r.cell.entry): r for r in rows}
+    entries = [e for e, own in _by(rows, "entry").items() if len(own[0].curve)]
+    if "poisonrec" not in entries:
+        return ""
+    budgets = [b for b in BUDGETS if b <= max(len(r.curve) for r in rows)]
+    lines = []
+    for entry in entries:
+        if entry == "poisonrec":
+            continue
+        line: list[str] = [entry]
+        for budget in budgets:
+            ratios: dict[tuple[str, str], list[float]] = {}
+            for (dataset, victim, seed, other), row in by_cell.items():
+                base = by_cell.get((dataset, victim, seed, "poisonrec"))
+                if other != entry or base is None:
+                    continue
+                ours, theirs = row.best_after(budget), base.best_after(budget)
+                if ours or theirs:
+                    ratios.setdefault((dataset, victim), []).append(ours / max(1, theirs))
+            line.append(_iqm_with_interval(list(ratios.values())))
+        lines.append(line)
+    return markdown_table(("attacker", *(f"{b:,} queries" for b in budgets)), lines)
+
+
+def interquartile_mean(values: NDArray[np.float64]) -> float:
+    """Return the mean of the middle half; the quarter at each end is cut off, in fractions of a value."""
+    ordered = np.sort(values)
+    n = len(ordered)
+    weights = np.clip(np.minimum(np.arange(1, n + 1) - n / 4, 3 * n / 4 - np.arange(n)), 0, 1)
+    return float((ordered * weights).sum() / weights.sum())
+
+
+# -- claims ----------------------------------------------------------------------------------------
+
+
+def claims(rows: Sequence[Row]) -> str:
+    """Return which of the paper's claims hold in these rows, worked out from them."""
+    cells = _by_platform(rows)
+    lines = [f"- Cells (dataset and victim) with results: {len(cells)}."]
+    paper_entries = (*HEURISTIC_ENTRIES, "conslop", "appgrad", "poisonrec")
+    with_all = {k: v for k, v in cells.items() if set(paper_entries) <= set(v)}
+    if with_all:
+        best = Counter(max(paper_entries, key=lambda e: v[e]) for v in with_all.values())
+        lines.append(
+            f"- Best of the paper's seven attacks, by mean: {_counted(best)} (paper: poisonrec in all but "
+            "CoVisitation, where conslop wins on 3 of 4 datasets)."
+        )
+    if cells:
+        best = Counter(max(v, key=lambda e: v[e]) for v in cells.values())
+        lines.append(f"- Best of everything compared here, by mean: {_counted(best)}.")
+    heuristics = {k: v for k, v in cells.items() if set(HEURISTIC_ENTRIES) <= set(v)}
+    if heuristics:
+        best = Counter(max(HEURISTIC_ENTRIES, key=lambda e: v[e]) for v in heuristics.values())
+        lines.append(
+            f"- Best of the four heuristics (Table IV): {_counted(best)} (paper: random 7, popular 10, "
+            "middle 10, power-item 4)."
+        )
+    for better, worse in (
+        ("poisonrec", "poisonrec-random"),
+        ("poisonrec-random", "poisonrec-plain"),
+        ("poisonrec", "poisonrec-bplain"),
+        ("poisonrec", "random-search"),
+        ("poisonrec", "cross-entropy"),
+        ("poisonrec-warm", "poisonrec"),
+        ("poisonrec-warm", "random-search"),
+    ):
+        both = [v for v in cells.values() if better in v and worse in v]
+        if both:
+            n = sum(v[better] > v[worse] for v in both)
+            lines.append(f"- {better} above {worse}: {n} of {len(both)} cells.")
+    shares = _final_shares(rows)
+    if shares:
+        lines.append(f"- Share of target clicks in poisonrec's last batch (Fig. 5): {shares}.")
+    n_old = sum(not row.is_current for row in rows)
+    if n_old:
+        lines.append(f"- {n_old} of {len(rows)} results were made by an earlier state of the code.")
+    return "\n".join(lines)
+
+
+def _by_platform(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, float]]:
+    """Return mean RecNum over seeds: platform, then attacker."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        entries = found.setdefault((row.cell.dataset, row.cell.victim), {})
+        entries.setdefault(row.cell.entry, []).append(row.rec_num)
+    return {
+        platform: {entry: float(np.mean(values)) for entry, values in entries.items()}
+        for platform, entries in found.items()
+    }
+
+
+def _final_shares(rows: Sequence[Row]) -> str:
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        shares, sizes = row.result["target_shares"], row.result["batch_sizes"]
+        if row.cell.entry == "poisonrec" and isinstance(shares, list) and isinstance(sizes, list):
+            found.setdefault(row.cell.victim, []).append(float(np.mean(shares[-sizes[-1] :])))
+    return ", ".join(f"{victim} {np.mean(values):.2f}" for victim, values in found.items())
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {count}" for name, count in ordered)
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _grid(rows: Sequence[Row], cell: Callable[[Sequence[Row]], str]) -> str:
+    """Return a table of attackers against victims, in the order of the registry of victims."""
+    victims = sorted({row.cell.victim for row in rows}, key=list(VICTIMS).index)
+    lines = []
+    for entry, own in _by(rows, "entry").items():
+        line = [entry]
+        for victim in victims:
+            here = [row for row in own if row.cell.victim == victim]
+            line.append(cell(here) if here else "-")
+        lines.append(line)
+    return markdown_table(("attacker", *victims), lines)
+
+
+def _by(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(str(getattr(row.cell, name)), []).append(row)
+    return found
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return float(np.mean([float(str(row.result[name])) for row in rows]))
+
+
+def _quality(row: Row, name: str) -> float:
+    """Return the relative change of a quality measure."""
+    effects = row.result["side_effects"]
+    assert isinstance(effects, Mapping)  # noqa: S101  # as run_cell writes it
+    before = float(effects[f"clean_{name}"])
+    return float(effects[name]) / before - 1 if before else 0.0
+
+
+def _with_interval(values: Sequence[float]) -> str:
+    """Return `mean ± half width` of the 95 % interval by Student's t, or the mean alone of one value."""
+    mean, n = float(np.mean(values)), len(values)
+    if n == 1:
+        return f"{mean:,.0f}"
+    half = float(student.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / n**0.5
+    return f"{mean:,.0f} ± {half:,.0f}"
+
+
+def _iqm_with_interval(groups: Sequence[Sequence[float]]) -> str:
+    """Return the interquartile mean of all values and its 95 % interval, resampling within groups."""
+    if not groups:
+        return "-"
+    centre = interquartile_mean(np.concatenate([np.array(g) for g in groups]))
+    rng = np.random.default_rng(0)
+    draws = [
+        interquartile_mean(np.concatenate([rng.choice(np.array(g), size=len(g)) for g in groups]))
+        for _ in range(_N_BOOTSTRAP)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return f"{centre:.2f} [{low:.2f}, {high:.2f}]"
