@@ -47,6 +47,7 @@ BENCHMARKS = {
     "quality": "HR@10 and NDCG@10 of the clean victims, against references",
     "fidelity": "agreement of fine-tuning with full retraining, and PoisonRec's Table III",
     "cost": "seconds per evaluated attack against users, items and batch size",
+    "policy": "seconds per training step of PoisonRec's policy against the size of the catalogue",
     "table3": "every attacker against every victim at one query budget, beside PoisonRec's Table III",
     "peers": "one attack iteration in the unit in which other toolkits were measured",
 }

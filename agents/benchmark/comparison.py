@@ -215,17 +215,17 @@ def claims(rows: Sequence[Row]) -> str:
     paper_entries = (*HEURISTIC_ENTRIES, "conslop", "appgrad", "poisonrec")
     with_all = {k: v for k, v in cells.items() if set(paper_entries) <= set(v)}
     if with_all:
-        best = Counter(max(paper_entries, key=lambda e: v[e]) for v in with_all.values())
+        best = Counter(e for v in with_all.values() for e in _best(v, paper_entries))
         lines.append(
             f"- Best of the paper's seven attacks, by mean: {_counted(best)} (paper: poisonrec in all but "
             "CoVisitation, where conslop wins on 3 of 4 datasets)."
         )
     if cells:
-        best = Counter(max(v, key=lambda e: v[e]) for v in cells.values())
+        best = Counter(e for v in cells.values() for e in _best(v, list(v)))
         lines.append(f"- Best of everything compared here, by mean: {_counted(best)}.")
     heuristics = {k: v for k, v in cells.items() if set(HEURISTIC_ENTRIES) <= set(v)}
     if heuristics:
-        best = Counter(max(HEURISTIC_ENTRIES, key=lambda e: v[e]) for v in heuristics.values())
+        best = Counter(e for v in heuristics.values() for e in _best(v, HEURISTIC_ENTRIES))
         lines.append(
             f"- Best of the four heuristics (Table IV): {_counted(best)} (paper: random 7, popular 10, "
             "middle 10, power-item 4)."
@@ -271,6 +271,12 @@ def _final_shares(rows: Sequence[Row]) -> str:
         if row.cell.entry == "poisonrec" and isinstance(shares, list) and isinstance(sizes, list):
             found.setdefault(row.cell.victim, []).append(float(np.mean(shares[-sizes[-1] :])))
     return ", ".join(f"{victim} {np.mean(values):.2f}" for victim, values in found.items())
+
+
+def _best(means: Mapping[str, float], entries: Sequence[str]) -> list[str]:
+    """Return the entries with the largest mean; all of them where they tie."""
+    largest = max(means[entry] for entry in entries)
+    return [entry for entry in entries if means[entry] == largest]
 
 
 def _counted(counts: Mapping[str, int]) -> str:

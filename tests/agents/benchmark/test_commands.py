@@ -9,7 +9,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from agents.benchmark import cost, fidelity, quality, speed
+from agents.benchmark import cost, fidelity, policy, quality, speed
+from agents.poisonrec.tree_space import TreeSpace
 from recattack_gym.core import ArgumentError, UnknownNameError
 from recattack_gym.datasets import SyntheticConfig, generate
 
@@ -132,3 +133,30 @@ def test_an_unknown_victim_is_named(command: ModuleType) -> None:
 def test_a_count_of_zero_is_refused(option: str) -> None:
     with pytest.raises(ArgumentError, match=option):
         speed.run(arguments(speed, option, "0"))
+
+
+def test_policy_compares_equal_gradients_and_all_sides() -> None:
+    result = policy.run(
+        arguments(policy, "--items", "60", "300", "--sets", "3", "--repetitions", "2")
+    )
+    for side in result["steps"].values():  # type: ignore[attr-defined]
+        assert set(side) == {"bcbt", "bcbt, all rows", "bcbt in torch", "plain"}
+        assert side["bcbt"]["difference"] < 1e-5
+    steps, ratios = result["steps"], result["ratios"]
+    assert isinstance(steps, dict)
+    assert isinstance(ratios, dict)
+    growth = steps["300"]["bcbt"]["wall_seconds"] / steps["60"]["bcbt"]["wall_seconds"]
+    assert ratios["bcbt 300 / 60"] == pytest.approx(growth, abs=0.01)
+
+
+def test_the_slow_twin_of_the_tree_walks_as_the_compiled_one_does() -> None:
+    agents = [policy._agent(50, 4, "bcbt-popular") for _ in range(2)]
+    space = agents[1].policy.space
+    assert isinstance(space, TreeSpace)
+    agents[1].policy.space = policy.TorchTreeSpace(space.tree)
+    for _ in range(3):
+        first, second = (agent.step() for agent in agents)
+        assert first.target_share == second.target_share
+    assert np.allclose(
+        agents[0].policy.features.values, agents[1].policy.features.values, atol=1e-4
+    )

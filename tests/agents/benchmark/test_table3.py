@@ -1,0 +1,329 @@
+"""Cells, their store, and what is worked out from them."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from agents import cli
+from agents.benchmark import cells as cells_module
+from agents.benchmark import table3
+from agents.benchmark.cells import ENTRIES, Cell, identity, make_attacker, profiles_path, run_cell
+from agents.benchmark.comparison import (
+    Row,
+    claims,
+    interquartile_mean,
+    learners_table,
+    rec_num_table,
+)
+from agents.benchmark.figures import draw_anytime, draw_heat_map, draw_learning, draw_target_shares
+from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
+from agents.benchmark.store import ResultStore
+from agents.search import SearchAttacker
+from recattack_gym.core import ArgumentError, FakeProfiles, UnknownNameError
+from recattack_gym.simulator import PlatformSimulator
+
+ROOT = Path(__file__).parents[3]
+CELL = Cell(
+    dataset="synthetic",
+    protocol=None,
+    victim="CoVisitation",
+    entry="random",
+    seed=3,
+    n_queries=12,
+    n_draws=4,
+    is_full=True,
+)
+
+
+def test_a_cell_says_what_its_plan_does_under_both_kinds_of_retraining(tmp_path: Path) -> None:
+    result = run_cell(CELL, tmp_path)
+    store = ResultStore(tmp_path)
+    assert store.get(identity(CELL)) == json.loads(json.dumps(result))
+    plan = FakeProfiles.load(profiles_path(store, identity(CELL)))
+    simulator = PlatformSimulator("synthetic", "CoVisitation", seed=3)
+    assert result["finetune_rec_num"] == int(simulator.rec_num(plan)[0])
+    assert result["full_rec_num"] == int(simulator.rec_num(plan, retrain="full")[0])
+    assert result["n_draws"] == 4
+    assert result["n_queries"] == 0
+    assert result["curve"] == []
+    assert result["policy_rec_num"] is None
+    assert isinstance(result["best_of_draws"], int)
+    assert result["best_of_draws"] >= float(str(result["rec_num"]))
+
+
+def test_a_searching_cell_has_its_whole_curve_and_the_common_budget(tmp_path: Path) -> None:
+    cell = replace(CELL, entry="cross-entropy", is_full=False)
+    result = run_cell(cell, tmp_path)
+    curve = result["curve"]
+    assert isinstance(curve, list)
+    assert len(curve) == 12 == result["n_queries"]
+    assert result["batch_sizes"] == [12]
+    assert result["rec_num"] == max(curve)
+    assert result["best_of_draws"] is None
+    assert result["full_rec_num"] is None
+    assert result["policy_rec_num"] == pytest.approx(np.mean(curve[-12:]))
+
+
+def test_all_searching_entries_get_the_same_budget() -> None:
+    for entry in ENTRIES:
+        attacker = make_attacker(replace(CELL, entry=entry, n_queries=77))
+        if isinstance(attacker, SearchAttacker):
+            assert attacker.config.n_queries == 77
+    spaces = {make_attacker(replace(CELL, entry=e)).config.action_space  # type: ignore[attr-defined]
+              for e in ENTRIES if e.startswith("poisonrec")}  # fmt: skip
+    assert spaces == {"bcbt-popular", "bcbt-random", "bplain", "plain"}
+    with pytest.raises(UnknownNameError, match="unknown attacker 'poisonrek'"):
+        make_attacker(replace(CELL, entry="poisonrek"))
+
+
+def test_what_decides_a_result_is_in_its_identity() -> None:
+    base = identity(CELL)
+    for change in (
+        {"victim": "ItemPop"}, {"entry": "popular"}, {"seed": 4}, {"n_draws": 5}, {"is_full": False},
+    ):  # fmt: skip
+        assert identity(replace(CELL, **change)) != base
+    search = replace(CELL, entry="random-search")
+    assert identity(search) != identity(replace(search, n_queries=13))
+    assert identity(search) == identity(replace(search, n_draws=9))  # has no draws
+
+
+def options(folder: Path, **changes: object) -> list[str]:
+    given: dict[str, object] = {
+        "--datasets": "synthetic",
+        "--protocol": "none",
+        "--victims": "ItemPop CoVisitation",
+        "--attackers": "random popular random-search",
+        "--seeds": "0 1",
+        "--queries": 8,
+        "--draws": 2,
+        "--out": folder,
+        **changes,
+    }
+    return ["bench", "table3", "--json"] + [
+        word for name, value in given.items() for word in (name, *str(value).split())
+    ]
+
+
+def test_a_run_is_resumed_and_jobs_do_not_change_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(options(tmp_path / "one")) == 0
+    one = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert one["n_finished"] == one["n_cells"] == 12
+    assert len(list((tmp_path / "one").glob("*.json"))) == 12
+    assert cli.main([*options(tmp_path / "two"), "--jobs", "2"]) == 0
+    two = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert two["rec_num"] == one["rec_num"]
+
+    removed = sorted((tmp_path / "one").glob("*.json"))[::4]
+    for path in removed:
+        path.unlink()
+    measured: list[Cell] = []
+    measure = cells_module._measure
+
+    def counting(cell: Cell) -> tuple[dict[str, object], FakeProfiles]:
+        measured.append(cell)
+        return measure(cell)
+
+    monkeypatch.setattr(cells_module, "_measure", counting)
+    assert cli.main(options(tmp_path / "one")) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(measured) == len(removed)
+    assert again["rec_num"] == one["rec_num"]
+
+
+def test_a_damaged_result_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(options(tmp_path)) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    path = sorted(tmp_path.glob("*.json"))[0]
+    path.write_text(path.read_text()[:100])
+    assert cli.main(options(tmp_path)) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["rec_num"] == first["rec_num"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_loses_only_what_was_running(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "agents.cli",
+        *options(tmp_path, **{"--seeds": "0 1 2 3 4 5 6 7"}),
+    ]
+    with subprocess.Popen(  # noqa: S603  # our own
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        for _ in range(1200):
+            if len(list(tmp_path.glob("*.json"))) >= 3 or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    finished = list(tmp_path.glob("*.json"))
+    assert len(finished) >= 3
+    for path in finished:
+        assert "rec_num" in json.loads(path.read_text())["result"]  # whole, not half-written
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--victims": "BRP"}, "unknown victim 'BRP'"),
+        ({"--attackers": "poisonrek"}, "unknown attacker 'poisonrek'"),
+        ({"--queries": 0}, "--queries must be"),
+        ({"--draws": 0}, "--draws must be"),
+        ({"--jobs": 0}, "--jobs must be"),
+        ({"--seeds": -1}, "--seeds must be"),
+        ({"--backend": "dask"}, "--backend must be one of 'loky', 'ray'"),
+    ],
+)
+def test_wrong_options_are_named(
+    change: dict[str, object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(options(tmp_path, **change)) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_ray_is_asked_for_by_name_where_it_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray.util.joblib", None)
+    assert cli.main(options(tmp_path, **{"--backend": "ray"})) == 2
+    assert "pip install 'recattack-gym[ray]'" in capsys.readouterr().err
+
+
+def test_a_dataset_that_is_not_here_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RECATTACK_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    args = Namespace(
+        datasets=["amazon-phone", "synthetic"], protocol="none", victims=["BPR"], attackers=["random"],
+        seeds=[0], queries=1, draws=1, jobs=1, backend="loky", no_full=False,
+    )  # fmt: skip
+    assert {cell.dataset for cell in table3.cells_of(args)} == {"synthetic"}
+    args.datasets = ["amazon-phone"]
+    with pytest.raises(ArgumentError, match="--datasets must name one that is on this machine"):
+        table3.cells_of(args)
+
+
+def test_the_paper_has_224_numbers() -> None:
+    numbers = [x for attackers in TABLE3.values() for row in attackers.values() for x in row]
+    assert len(numbers) == 224
+    assert all(len(attackers) == 7 for attackers in TABLE3.values())
+    assert TABLE3["steam"]["poisonrec"][TABLE3_VICTIMS.index("GRU4Rec")] == 24319
+    assert TABLE3["amazon-phone"]["conslop"][TABLE3_VICTIMS.index("CoVisitation")] == 6234
+    assert TABLE3["ml-1m"]["appgrad"][TABLE3_VICTIMS.index("NGCF")] == 24
+
+
+# -- what is worked out ----------------------------------------------------------------------------
+
+
+def row(victim: str, entry: str, seed: int, curve: list[int], rec_num: float | None = None) -> Row:
+    cell = replace(CELL, victim=victim, entry=entry, seed=seed)
+    result = {
+        "rec_num": float(max(curve)) if rec_num is None else rec_num,
+        "curve": curve,
+        "batch_sizes": [2] * (len(curve) // 2),
+        "target_shares": [0.5] * (len(curve) - 2) + [0.25, 0.75] * (len(curve) > 0),
+    }
+    return Row(cell, MappingProxyType(result), is_current=True)
+
+
+HEURISTICS = (("random", 4), ("popular", 9), ("middle", 5), ("power-item", 6))
+ROWS = [
+    row("ItemPop", "poisonrec", 0, [1, 10, 5, 20]),
+    row("ItemPop", "poisonrec", 1, [1, 10, 5, 40]),
+    row("ItemPop", "poisonrec-warm", 0, [10, 1, 30, 2]),
+    row("ItemPop", "poisonrec-warm", 1, [30, 1, 30, 20]),
+    row("BPR", "poisonrec", 0, [0, 100, 0, 100]),
+    row("BPR", "poisonrec-warm", 0, [0, 0, 0, 150]),
+    *(row("BPR", name, 0, [], n) for name, n in HEURISTICS),
+]  # fmt: skip
+
+
+def test_means_and_intervals_are_those_worked_out_by_hand() -> None:
+    table = rec_num_table(ROWS)
+    line = next(x for x in table.splitlines() if x.startswith("| poisonrec "))
+    # 20 and 40: mean 30, deviation 14.142, t(0.975, 1) = 12.706: half width 12.706 * 14.142 / sqrt(2)
+    assert "30 ± 127" in line
+    assert line.rstrip(" |").endswith("100")
+
+
+def test_learners_are_compared_at_equal_budgets_by_the_interquartile_mean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agents.benchmark.comparison.BUDGETS", (2, 4))
+    table = learners_table(ROWS)
+    line = next(x for x in table.splitlines() if x.startswith("| poisonrec-warm"))
+    # after 2: 10/10, 30/10, 0/100 -> sorted 0, 1, 3, the middle half weighs .25, 1, .25
+    assert f"{(0 * 0.25 + 1 + 3 * 0.25) / 1.5:.2f} [" in line
+    # after 4: 30/20, 30/40, 150/100
+    assert f"{(0.75 * 0.25 + 1.5 + 1.5 * 0.25) / 1.5:.2f} [" in line
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([5.0], 5.0),
+        ([0.0, 1.0, 2.0, 99.0], 1.5),
+        ([0.0, 1.0, 3.0], (1 + 3 * 0.25) / 1.5),
+        ([0, 1, 2, 3, 4, 5, 6, 7], 3.5),
+    ],
+)
+def test_the_interquartile_mean_cuts_a_quarter_at_each_end(
+    values: list[float], expected: float
+) -> None:
+    assert interquartile_mean(np.array(values)) == pytest.approx(expected)
+
+
+def test_claims_are_counted_from_the_rows() -> None:
+    text = claims(ROWS)
+    assert "Cells (dataset and victim) with results: 2." in text
+    # ItemPop is a tie of (20 + 40) / 2 and (30 + 30) / 2, which counts for both
+    assert "Best of everything compared here, by mean: poisonrec-warm 2, poisonrec 1." in text
+    assert "Best of the four heuristics (Table IV): popular 1 " in text
+    assert "poisonrec-warm above poisonrec: 1 of 2 cells." in text  # ItemPop: 30 against 30
+    assert "ItemPop 0.50, BPR 0.50" in text
+    assert "earlier state" not in text
+    assert "1 of 2 results were made by an earlier state" in claims(
+        [ROWS[0], replace(ROWS[4], is_current=False)]
+    )
+
+
+def test_pictures_are_written(tmp_path: Path) -> None:
+    searching = [each for each in ROWS if len(each.curve)]
+    for draw in (draw_anytime, draw_learning, draw_target_shares, draw_heat_map):
+        path = tmp_path / f"{draw.__name__}.png"
+        draw(searching, path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_smoke_run_writes_report_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = tmp_path / "docs" / "table3.md"
+    code = cli.main(
+        ["bench", "table3", "--smoke", "--json", "--out", str(tmp_path / "cells"),
+         "--figures", str(tmp_path / "docs"), "--write-docs", str(docs)]
+    )  # fmt: skip
+    out, err = capsys.readouterr()
+    assert code == 0
+    data = json.loads(out.splitlines()[-1])
+    assert data["n_finished"] == 18
+    assert "## synthetic" in err
+    page = docs.read_text()
+    assert "recattack bench table3 --datasets synthetic" in page
+    assert "![table3-synthetic-heat-map](table3-synthetic-heat-map.png)" in page
+    assert all(Path(name).is_file() for name in data["figures"])
+    assert len(json.loads(docs.with_suffix(".json").read_text())["cells"]) == 18
