@@ -31,7 +31,9 @@ from agents.options import (
     qualified_id,
     resolved_config,
 )
+from agents.recording import RecordingView
 from agents.reports import Report, Stopwatch, attack_fields, versions
+from agents.search import SearchAttacker
 from envs_registry import ENV_IDS, VICTIM_NAMES
 from recattack_gym import __version__
 from recattack_gym.core import ArgumentError, FakeProfiles, RecAttackError, UnknownNameError
@@ -216,8 +218,9 @@ def _build_parser(argv: Sequence[str]) -> _Parser:
     attack = command(
         "attack",
         _attack,
-        "plan an attack by rule of thumb and measure what it does",
+        "plan an attack and measure what it does",
         "  recattack attack RecPoison-BPR-v0 --attacker popular\n"
+        "  recattack attack RecPoison-BPR-v0 --attacker poisonrec --attacker-config n_queries=960\n"
         "  recattack attack RecPoison-NGCF-v0 --attacker power-item --draws 10 --json\n"
         "  recattack attack RecPoison-ItemPop-v0 --attacker random --save profiles.npz",
     )
@@ -230,7 +233,7 @@ def _build_parser(argv: Sequence[str]) -> _Parser:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="settings of the attacker, e.g. popular_rate=0.2",
+        help="settings of the attacker, e.g. popular_rate=0.2 or n_queries=640",
     )
     attack.add_argument("--seed", type=int, default=0, help="seed of the attacker (default: 0)")
     attack.add_argument(
@@ -238,6 +241,7 @@ def _build_parser(argv: Sequence[str]) -> _Parser:
     )
     attack.add_argument("--save", type=Path, metavar="FILE", help="write the profiles (.npz)")
     attack.add_argument("--no-side-effects", action="store_true", help=NO_SIDE_EFFECTS)
+    attack.add_argument("--quiet", action="store_true", help="no progress bar")
     add_environment_options(attack)
 
     _add_training(command)
@@ -415,8 +419,10 @@ def _attack(args: argparse.Namespace) -> Report:
     watch = Stopwatch()
     env = make_environment(args.env_id, environment_options(args))
     simulator = env.simulator
-    view = PlatformView(simulator, env.budget, attacker.knowledge)
-    plans = [attacker.plan(view, rng) for rng in np.random.default_rng(seed).spawn(n_draws)]
+    n_wanted = attacker.config.n_queries if isinstance(attacker, SearchAttacker) else 0
+    with tqdm(total=n_draws * n_wanted, unit="query", disable=args.quiet or n_wanted == 0) as bar:
+        view = RecordingView(PlatformView(simulator, env.budget, attacker.knowledge), bar.update)
+        plans = [attacker.plan(view, rng) for rng in np.random.default_rng(seed).spawn(n_draws)]
     n_queries = view.n_queries
     rec_nums = simulator.rec_num(np.stack([plan.item_ids for plan in plans])).tolist()
     header = {
@@ -434,6 +440,7 @@ def _attack(args: argparse.Namespace) -> Report:
         "attacker": attacker.name,
         **attack_fields(simulator, profiles, side_effects=not args.no_side_effects),
         "n_queries": n_queries,
+        "curve": view.rec_nums,
         "draws": rec_nums,
         "mean_rec_num": float(np.mean(rec_nums)),
         "best_rec_num": max(rec_nums),
