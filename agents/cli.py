@@ -69,6 +69,8 @@ AGENT_SETTINGS = {
     "hidden_size": "width of the hidden layer",
 }
 """Fields of `TrainingConfig` that are options of `recattack train`, and what its help says of them."""
+POISONREC = "poisonrec"
+"""The algorithm of `recattack train` that is not Stable-Baselines3's."""
 NO_SIDE_EFFECTS = "do not measure recommendation quality before and after"
 
 
@@ -263,14 +265,17 @@ def _add_training(command: Callable[..., _Parser]) -> None:
     train = command(
         "train",
         _train,
-        "train an attacker with Stable-Baselines3",
+        "train an attacker with Stable-Baselines3, or PoisonRec",
+        "  recattack train RecPoison-BPR-v0 --algo poisonrec --save runs/poisonrec\n"
         "  recattack train RecPoison-BPR-v0 --algo ppo --save runs/bpr\n"
         "  recattack train RecPoison-BPR-v0 --algo ppo --save runs/bpr --resume\n"
         "  recattack train RecPoison-CoVisitation-v0 --target-identity 1\n"
         "  recattack train RecPoison-NGCF-v0 --algo a2c --total-steps 64000 --dataset ml-100k --json",
     )
     train.add_argument("env_id", metavar="ENV_ID", help="see `recattack envs`")
-    train.add_argument("--algo", default=defaults.algo, help=", ".join(ALGORITHMS))
+    train.add_argument(
+        "--algo", default=defaults.algo, help=f"{', '.join(ALGORITHMS)} or {POISONREC}"
+    )
     train.add_argument("--resume", action="store_true", help="go on where --save DIR was stopped")
     train.add_argument("--save", type=Path, metavar="DIR", help="where checkpoints and results go")
     train.add_argument("--seed", type=int, default=defaults.seed, help="seed of the agent")
@@ -298,6 +303,20 @@ def _add_training(command: Callable[..., _Parser]) -> None:
             default=default,
             help=f"{text} ({default})",
         )
+    own = train.add_argument_group(
+        POISONREC,
+        "Its paper's settings, unless said otherwise; the options above have no part in it.",
+    )
+    own.add_argument(
+        "--agent-config",
+        nargs="+",
+        type=key_value,
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="e.g. action_space=plain batch_size=16 patience=20 warm_up=64",
+    )
+    own.add_argument("--log-dir", type=Path, metavar="DIR", help="write events for TensorBoard")
     train.add_argument("--no-side-effects", action="store_true", help=NO_SIDE_EFFECTS)
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     add_environment_options(train, for_training=True)
@@ -481,8 +500,17 @@ def _describe_attack(data: Mapping[str, object]) -> str:
 def _train(args: argparse.Namespace) -> Report:
     from agents.training import TrainingConfig, default_folder, train
 
+    env_id = qualified_id(args.env_id)
+    folder = default_folder(env_id, args.algo, args.seed) if args.save is None else args.save
+    if args.algo == POISONREC:
+        return _train_poisonrec(args, env_id, folder)
+    for name in ("agent_config", "log_dir"):
+        if getattr(args, name):
+            raise ArgumentError(
+                f"--{name.replace('_', '-')} goes with --algo {POISONREC}, got --algo {args.algo}"
+            )
     config = TrainingConfig(
-        env_id=qualified_id(args.env_id),
+        env_id=env_id,
         env_options=environment_options(args),
         algo=args.algo,
         policy=args.policy,
@@ -495,10 +523,28 @@ def _train(args: argparse.Namespace) -> Report:
     )
     return train(
         config,
-        default_folder(config) if args.save is None else args.save,
+        folder,
         resume=args.resume,
         show_progress=not args.quiet,
         side_effects=not args.no_side_effects,
+    )
+
+
+def _train_poisonrec(args: argparse.Namespace, env_id: str, folder: Path) -> Report:
+    from agents.poisonrec.training import train_poisonrec
+
+    return train_poisonrec(
+        env_id,
+        environment_options(args),
+        dict(args.agent_config),
+        folder,
+        total_steps=args.total_steps,
+        seed=args.seed,
+        eval_episodes=args.eval_episodes,
+        resume=args.resume,
+        show_progress=not args.quiet,
+        side_effects=not args.no_side_effects,
+        log_dir=args.log_dir,
     )
 
 

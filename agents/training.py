@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from agents.options import make_environment, resolved_config
@@ -110,10 +111,10 @@ class TrainingConfig:
             )
 
 
-def default_folder(config: TrainingConfig) -> Path:
+def default_folder(env_id: str, algo: str, seed: int) -> Path:
     """Return where a run is kept if the user names no folder."""
-    name = config.env_id.split(":")[-1]
-    return Path("recattack-runs") / f"{name}-{config.algo}-seed{config.seed}"
+    name = env_id.split(":")[-1]
+    return Path("recattack-runs") / f"{name}-{algo}-seed{seed}"
 
 
 def train(
@@ -145,13 +146,10 @@ def train(
         KeyboardInterrupt: When interrupted; its message says how to go on.
     """
     checkpoint = folder / "checkpoint.zip"
-    if checkpoint.exists() and not resume:
-        raise ArgumentError(
-            f"{folder} already holds a run: add --resume to go on with it, or save to another folder"
-        )
+    refuse_other_run(checkpoint, folder, resume=resume)
     watch = Stopwatch()
     env = make_environment(config.env_id, {**config.env_options, "reward": LEARNERS_REWARD})
-    _check_gain(env.simulator)
+    check_gain(env.simulator)
     from agents.learner import Learner
 
     learner = Learner(config, checkpoint, resume=resume)
@@ -200,10 +198,18 @@ def train(
         stream.write(model.getvalue())
     with atomic_write(folder / "result.json") as stream:
         stream.write(json.dumps(data, indent=1, allow_nan=False).encode())
-    return Report(text=_describe(data, fresh), data=data)
+    return Report(text=describe(data, fresh), data=data)
 
 
-def _check_gain(simulator: "PlatformSimulator") -> None:
+def refuse_other_run(checkpoint: Path, folder: Path, *, resume: bool) -> None:
+    """Refuse to write over a run that is not to be resumed."""
+    if checkpoint.exists() and not resume:
+        raise ArgumentError(
+            f"{folder} already holds a run: add --resume to go on with it, or save to another folder"
+        )
+
+
+def check_gain(simulator: "PlatformSimulator") -> None:
     """Refuse a goal that is reached already, for which every attack would be paid the same."""
     if simulator.goal.direction == "nuke":
         if simulator.clean_rec_num == 0:
@@ -229,9 +235,8 @@ def _run(learner: "Learner", checkpoint: Path, on_attacks: Callable[[int], objec
         ) from error
 
 
-def _describe(
-    data: Mapping[str, object], fresh: "np.ndarray[tuple[int], np.dtype[np.int64]]"
-) -> str:
+def describe(data: Mapping[str, object], fresh: NDArray[np.int64]) -> str:
+    """Return what a terminal shows of a trained attacker; `fresh` is RecNum of fresh attacks, `(M,)`."""
     share = float(str(data["share"]))
     return "\n".join(
         [

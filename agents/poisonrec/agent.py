@@ -327,12 +327,13 @@ class PoisonRec:
         write_arrays(Path(path), header, arrays)
 
     @classmethod
-    def load(cls, path: Path, view: AttackerView) -> Self:
+    def load(cls, path: Path, view: AttackerView, *, n_queries: int | None = None) -> Self:
         """Return the agent that `save` wrote, ready to go on.
 
         Args:
             path: The file.
             view: The platform that it was trained on.
+            n_queries: Budget of the whole run, if it is to be another than the one that it began with.
 
         Raises:
             ArtifactError: If the file is missing or damaged, or another kind of file.
@@ -349,7 +350,10 @@ class PoisonRec:
                 f"view must show the platform that {path} was trained on ({header['platform']}), "
                 f"got {_platform(view)}"
             )
-        agent = cls(view, PoisonRecConfig(**header["config"]), seed=header["seed"])
+        settings = (
+            header["config"] if n_queries is None else {**header["config"], "n_queries": n_queries}
+        )
+        agent = cls(view, PoisonRecConfig(**settings), seed=header["seed"])
         prefix = "policy."
         agent.policy.restore(
             {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
@@ -364,7 +368,8 @@ class PoisonRec:
         best = None
         if agent.history:
             best = header["best_rec_num"], arrays["best_profiles"]
-        agent._trials = Trials(view, agent.config.n_queries - agent.n_queries, best)
+        n_left = max(0, agent.config.n_queries - agent.n_queries)
+        agent._trials = Trials(view, n_left, best)
         return agent
 
     # -- learning --------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from agents import cli
 from agents.attackers import ATTACKERS
 from agents.options import OPTION_NAMES
 from agents.reports import Report
+from agents.search import SearchAttacker
 from agents.training import TrainingConfig
 from envs_registry import ENV_IDS
 from recattack_gym import __version__
@@ -88,15 +89,32 @@ def test_attack_reports_everything_that_a_result_row_needs(
     attacker: str, run: Runner, tmp_path: Path
 ) -> None:
     path = tmp_path / "profiles.npz"
-    code, data, _ = run(
-        "attack", "RecPoison-ItemPop-v0", "--attacker", attacker, "--save", str(path), *SMALL
+    is_search = issubclass(ATTACKERS[attacker], SearchAttacker)
+    budget = ("--attacker-config", "n_queries=6") if is_search else ()
+    code, data, err = run(
+        "attack",
+        "RecPoison-ItemPop-v0",
+        "--attacker",
+        attacker,
+        "--save",
+        str(path),
+        *SMALL,
+        *budget,
     )
     assert code == 0
+    assert len(data["curve"]) == data["n_queries"]
+    assert ("query" in err) == is_search  # the progress bar
     assert 0 <= data["rec_num"] <= data["max_rec_num"] == 3000
     assert data["share"] == data["rec_num"] / 3000
     assert sum(data["target_exposure"]) == data["rec_num"]
     assert data["clean_rec_num"] >= 0
-    assert (data["n_queries"], data["seed"], data["clicks"], data["accounts"]) == (0, 0, 20, 4)
+    n_queries = 6 if is_search else 0
+    assert (data["n_queries"], data["seed"], data["clicks"], data["accounts"]) == (
+        n_queries,
+        0,
+        20,
+        4,
+    )
     assert set(data["side_effects"]) == {
         "k", "clean_hr_at_k", "hr_at_k", "clean_ndcg_at_k", "ndcg_at_k",
     }  # fmt: skip

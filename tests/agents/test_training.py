@@ -231,7 +231,7 @@ def test_learners_are_not_paid_another_reward() -> None:
 
 
 def test_the_default_folder_says_what_was_trained() -> None:
-    folder = default_folder(make_config(seed=7))
+    folder = default_folder("recattack_gym:RecPoison-CoVisitation-v0", "ppo", 7)
     assert folder == Path("recattack-runs/RecPoison-CoVisitation-v0-ppo-seed7")
 
 
