@@ -531,7 +531,7 @@ def _train(args: argparse.Namespace) -> Report:
 
 
 def _train_poisonrec(args: argparse.Namespace, env_id: str, folder: Path) -> Report:
-    from agents.poisonrec.training import train_poisonrec
+    from agents.poisonrec_training import train_poisonrec
 
     return train_poisonrec(
         env_id,

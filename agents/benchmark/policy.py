@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from agents.benchmark.tables import markdown_table
 from agents.benchmark.timing import interleaved
-from agents.poisonrec.agent import PoisonRec, PoisonRecConfig
+from agents.poisonrec import PoisonRec, PoisonRecConfig
 from agents.poisonrec.bcbt import walks
 from agents.poisonrec.policy import ActionSpaceName
 from agents.poisonrec.spaces import Decisions
