@@ -20,7 +20,9 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks(TRAINING, "python"), ids=["train", "one's own"])
+@pytest.mark.parametrize(
+    "code", blocks(TRAINING, "python"), ids=["train", "one's own", "poisonrec"]
+)
 def test_the_code_about_training_runs(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -28,7 +30,7 @@ def test_the_code_about_training_runs(
     compiled: CodeType = compile(code, "training.md", "exec")
     names: dict[str, object] = {}
     exec(compiled, names)  # noqa: S102  # our own page
-    assert {"report", "model"} & set(names)
+    assert {"report", "model", "agent"} & set(names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -86,3 +86,11 @@ def test_the_victim_of_ones_own_is_finetuned_as_if_retrained() -> None:
     assert np.array_equal(
         platform.exposure(profiles, retrain="finetune"), platform.exposure(profiles, retrain="full")
     )
+
+
+def test_poisonrec_is_compared_with_rules_of_thumb(capsys: pytest.CaptureFixture[str]) -> None:
+    example = load_example("train_poisonrec")
+    found = example.main(n_queries=64, n_draws=2)
+    assert found["PoisonRec (best)"] > found["no attack"]
+    assert list(found)[-2:] == ["PoisonRec (best)", "PoisonRec, warm start (best)"]
+    assert "| random search (best)" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from recattack_gym.core.errors import ArgumentError
+from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.autorec_kernel import Objective, Weights
 from recattack_gym.victims.kernels import (
     adam_rows,
@@ -22,7 +23,6 @@ from recattack_gym.victims.kernels import (
     dot,
     is_better,
 )
-from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists
 
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.covisitation import SHARE_BITS
 from recattack_gym.victims.kernels import compiled_exactly
-from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists
 
 CATALOGUE_DEPTH = 32

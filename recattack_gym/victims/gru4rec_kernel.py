@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.errors import ArgumentError
-from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, is_better
 from recattack_gym.core.parallel import over_sets
+from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, is_better
 from recattack_gym.victims.ranking import CandidateLists
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ for the users who have a candidate that the clicks have lifted over a target.
 import numpy as np
 from numpy.typing import NDArray
 
-from recattack_gym.victims.kernels import compiled
 from recattack_gym.core.parallel import over_sets
+from recattack_gym.victims.kernels import compiled
 from recattack_gym.victims.ranking import CandidateLists
 
 NO_KEY = -1

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
+from recattack_gym.core.parallel import over_sets
 from recattack_gym.core.random import counter_normal
 from recattack_gym.victims.factors import FactorConfig, Factors, FactorSchedule
 from recattack_gym.victims.kernels import check_finite, fill_examples
@@ -25,7 +26,6 @@ from recattack_gym.victims.mf_kernel import (
     train_pairs,
     train_points,
 )
-from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists, seen_mask
 from recattack_gym.victims.schedule import INITIAL, fake_share
 

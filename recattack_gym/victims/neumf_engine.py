@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
+from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.kernels import (
     adam_rows,
     best_target,
@@ -27,7 +28,6 @@ from recattack_gym.victims.neumf_kernel import (
     score_pair,
     upper_layers,
 )
-from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.schedule import fake_share
 

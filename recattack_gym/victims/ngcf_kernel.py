@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from recattack_gym.core.parallel import n_threads, over_sets
 from recattack_gym.victims.graph import InteractionGraph, touched_nodes
 from recattack_gym.victims.graph_kernel import (
     Contest,
@@ -26,7 +27,6 @@ from recattack_gym.victims.graph_kernel import (
     with_neighbours,
 )
 from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, dot, fill_examples
-from recattack_gym.core.parallel import n_threads, over_sets
 from recattack_gym.victims.schedule import UpdateSchedule
 
 MakeSchedule = Callable[[tuple[int, int], int], UpdateSchedule]
