@@ -29,8 +29,20 @@ from recattack_gym.victims import VICTIMS
 
 logger = logging.getLogger(__name__)
 
+ABLATION: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
+    {
+        "poisonrec-small-batches": (
+            "poisonrec",
+            {"batch_size": 16, "n_examples": 16, "n_epochs": 6},
+        ),
+        "poisonrec-warm-up-only": ("poisonrec", {"warm_up": 64}),
+        "poisonrec-warm-imitating": ("poisonrec-warm", {"imitation_weight": 0.1}),
+    }
+)
+"""What `poisonrec-warm` is made of, and more of it; run when asked for by name."""
 ENTRIES: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
     {
+        **ABLATION,
         **{name: (name, {}) for name in ATTACKERS},
         "poisonrec-random": ("poisonrec", {"action_space": "bcbt-random"}),
         "poisonrec-bplain": ("poisonrec", {"action_space": "bplain"}),

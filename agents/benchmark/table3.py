@@ -17,7 +17,15 @@ from pathlib import Path
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from agents.benchmark.cells import ENTRIES, Cell, fit_platform, identity, in_order, run_cell
+from agents.benchmark.cells import (
+    ABLATION,
+    ENTRIES,
+    Cell,
+    fit_platform,
+    identity,
+    in_order,
+    run_cell,
+)
 from agents.benchmark.comparison import Row, read_rows, report
 from agents.benchmark.figures import (
     draw_anytime,
@@ -58,7 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", default="poisonrec", help='or "none" (default: poisonrec)')
     parser.add_argument("--victims", nargs="+", default=list(VICTIMS), metavar="NAME")
     parser.add_argument(
-        "--attackers", nargs="+", default=list(ENTRIES), metavar="NAME", help=", ".join(ENTRIES)
+        "--attackers",
+        nargs="+",
+        default=[entry for entry in ENTRIES if entry not in ABLATION],
+        metavar="NAME",
+        help=f"{', '.join(ENTRIES)} (default: all but {', '.join(ABLATION)})",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
     parser.add_argument(
