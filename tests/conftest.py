@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# Two processes of tests, each with as many OpenMP threads as there are cores, wait for each other most of
+# the time. Read by torch and BLAS when they are loaded, in child processes too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
