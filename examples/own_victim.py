@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.attackers import ATTACKERS
 from agents.benchmark.tables import markdown_table
+from agents.heuristic import HEURISTICS
 from recattack_gym.core import Interactions, Knowledge
 from recattack_gym.envs import PoisonEnv
 from recattack_gym.simulator import PlatformView
@@ -65,7 +65,7 @@ def main(n_targets: int = 2, n_draws: int = 10, seed: int = 0) -> dict[str, floa
     assert isinstance(env, PoisonEnv)  # noqa: S101  # tells the type checker what make returned
     view = PlatformView(env.simulator, env.budget, Knowledge.GRAY_BOX)
     results = {"no attack": float(env.simulator.clean_rec_num)}
-    for name, attacker in ATTACKERS.items():
+    for name, attacker in HEURISTICS.items():
         planner, rng = attacker(), np.random.default_rng(seed)
         sets = np.stack([planner.plan(view, rng).item_ids for _ in range(n_draws)])
         results[name] = float(view.query(sets).mean())

@@ -259,7 +259,13 @@ def start_training(folder: Path) -> "subprocess.Popen[str]":
             "--n-envs", "2", "--n-fake-users", "3", "--profile-size", "4", "--total-steps", "200000",
         ],
         cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=hear_interrupts,  # one signal is set, nothing more
     )  # fmt: skip
+
+
+def hear_interrupts() -> None:
+    """Undo what a shell does to commands in the background: they ignore SIGINT, and so do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(path: Path, n_bytes: int = 1) -> None:

@@ -251,7 +251,10 @@ def test_an_interrupted_download_leaves_nothing_behind(server: Server, tmp_path:
         "Download(url=sys.argv[1], file='ratings.txt', known_hash=sys.argv[2]).fetch(Path(sys.argv[3]))"
     )
     child = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", code, server.url, HASH, str(tmp_path)], stderr=subprocess.PIPE
+        [sys.executable, "-c", code, server.url, HASH, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        # a shell lets commands in the background, and so their children, ignore SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert server.stalls.wait(20)
     deadline = time.monotonic() + 10
