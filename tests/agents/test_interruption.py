@@ -4,12 +4,21 @@ import ctypes
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from agents.interruption import raise_if_interrupted, remembering_interrupts
 
 CALLBACK = ctypes.CFUNCTYPE(None)
+
+
+@pytest.fixture(autouse=True)
+def hear_interrupts() -> Iterator[None]:
+    """Undo what a shell does to commands in the background: they ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupt() -> None:
