@@ -516,7 +516,7 @@ class WarmPoisonRecAttacker(PoisonRecAttacker):
     """PoisonRec that does not begin with a blank policy, and makes more of each query.
 
     The paper's policy begins with all choices about equal. Its first poison sets then hardly differ in what
-    matters, and where nothing that is alike is rewarded it mostly settles on the first thing that is (on ItemPop
+    matters, and it mostly settles on the first thing that is rewarded (on ItemPop
     two targets, where four pay more). Here the first queries try sets of simple structure
     (`agents.structured`), the policy imitates the best of them, and PPO goes on from there with
     smaller batches and more updates. PoisonRec: Song et al., ICDE 2020.
