@@ -1,6 +1,5 @@
 """Cells of a comparison: one attacker against one victim on one dataset with one seed, each a JSON file."""
 
-import hashlib
 import inspect
 import logging
 import zlib
@@ -22,6 +21,7 @@ from agents.reports import Stopwatch, attack_fields, versions
 from agents.search import SearchAttacker
 from recattack_gym import __version__
 from recattack_gym.core import FakeProfiles, UnknownNameError
+from recattack_gym.core.sources import source_digest
 from recattack_gym.datasets import Dataset
 from recattack_gym.simulator import PlatformSimulator, PlatformView
 from recattack_gym.simulator.cache import code_hash
@@ -208,11 +208,8 @@ def _attacker_code(attacker: type[Attacker]) -> str:
     """Return a digest of the sources that decide what an attacker does."""
     own = Path(inspect.getfile(attacker)).parent
     shared = Path(inspect.getfile(Attacker)).parent
-    digest = hashlib.sha256()
     files = {*own.glob("*.py"), *(shared / f"{x}.py" for x in ("base", "search", "structured"))}
-    for path in sorted(files):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return source_digest(files)[:16]
 
 
 def in_order(cells: Sequence[Cell]) -> Iterator[Cell]:

@@ -14,6 +14,7 @@ import numpy as np
 from recattack_gym._version import __version__
 from recattack_gym.core.errors import ArtifactError
 from recattack_gym.core.interactions import Interactions
+from recattack_gym.core.sources import source_digest
 from recattack_gym.victims.base import STATE_VERSION, Victim
 
 logger = logging.getLogger(__name__)
@@ -44,10 +45,7 @@ def code_hash(victim: type[Victim]) -> str | None:
     if own is None or not Path(own).is_file():
         return None
     folder = Path(inspect.getfile(Victim)).parent
-    digest = hashlib.sha256()
-    for path in sorted({*folder.glob("*.py"), Path(own)}):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return source_digest({*folder.glob("*.py"), Path(own)})
 
 
 def fit_cached(
