@@ -1,11 +1,12 @@
 """Cells of a comparison: one attacker against one victim on one dataset with one seed, each a JSON file."""
 
-import inspect
+import ast
 import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -205,11 +206,25 @@ def _simulator(platform: tuple[str, str | None, str, int]) -> PlatformSimulator:
 
 
 def _attacker_code(attacker: type[Attacker]) -> str:
-    """Return a digest of the sources that decide what an attacker does."""
-    own = Path(inspect.getfile(attacker)).parent
-    shared = Path(inspect.getfile(Attacker)).parent
-    files = {*own.glob("*.py"), *(shared / f"{x}.py" for x in ("base", "search", "structured"))}
-    return source_digest(files)[:16]
+    """Return a digest of the sources that decide what an attacker does: all that it imports of `agents`."""
+    return source_digest(_imported(attacker.__module__))[:16]
+
+
+@lru_cache(maxsize=64)
+def _imported(module: str) -> frozenset[Path]:
+    """Return the files of a module and of everything in `agents` that it imports, directly or not."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        spec = None if name in found else find_spec(name)
+        if spec is None or spec.origin is None:
+            continue
+        path = found[name] = Path(spec.origin)
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("agents"):
+                waiting.append(str(node.module))
+    return frozenset(found.values())
 
 
 def in_order(cells: Sequence[Cell]) -> Iterator[Cell]:

@@ -14,9 +14,19 @@ import numpy as np
 import pytest
 
 from agents import cli
+from agents.attackers import ATTACKERS
 from agents.benchmark import cells as cells_module
 from agents.benchmark import table3
-from agents.benchmark.cells import ENTRIES, Cell, identity, make_attacker, profiles_path, run_cell
+from agents.benchmark.cells import (
+    ENTRIES,
+    Cell,
+    _attacker_code,
+    _imported,
+    identity,
+    make_attacker,
+    profiles_path,
+    run_cell,
+)
 from agents.benchmark.comparison import (
     Row,
     claims,
@@ -327,3 +337,13 @@ def test_the_smoke_run_writes_report_and_pictures(
     assert "![table3-synthetic-heat-map](table3-synthetic-heat-map.png)" in page
     assert all(Path(name).is_file() for name in data["figures"])
     assert len(json.loads(docs.with_suffix(".json").read_text())["cells"]) == 18
+
+
+def test_the_code_of_an_attacker_is_what_it_imports_of_agents() -> None:
+    def imported(name: str) -> set[str]:
+        return {path.name for path in _imported(ATTACKERS[name].__module__)}
+
+    assert imported("random") == {"random_items.py", "clicks.py", "base.py"}
+    assert imported("appgrad") == {"appgrad.py", "search.py", "base.py", "interruption.py"}
+    assert {"agent.py", "policy.py", "tree_space.py", "kernel.py"} < imported("poisonrec")
+    assert _attacker_code(ATTACKERS["random"]) != _attacker_code(ATTACKERS["popular"])
