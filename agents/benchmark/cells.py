@@ -221,9 +221,11 @@ def _imported(module: str) -> frozenset[Path]:
         if spec is None or spec.origin is None:
             continue
         path = found[name] = Path(spec.origin)
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("agents"):
-                waiting.append(str(node.module))
+        waiting += [
+            str(node.module)
+            for node in ast.walk(ast.parse(path.read_bytes()))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("agents")
+        ]
     return frozenset(found.values())
 
 

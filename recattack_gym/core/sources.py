@@ -3,6 +3,7 @@
 import ast
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -23,12 +24,19 @@ def source_digest(paths: Iterable[str | Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted({Path(path) for path in paths}, key=lambda path: (path.name, str(path))):
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                node.body = [each for each in node.body if not _is_text(each)]
-        digest.update(f"{path.name}\n{ast.dump(tree)}\n".encode())
+        state = path.stat()
+        digest.update(_file_digest(path, state.st_mtime_ns, state.st_size))
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=512)
+def _file_digest(path: Path, _changed_at: int, _size: int) -> bytes:
+    """Return the digest of one file; parsing takes a while, and comparisons ask hundreds of times."""
+    tree = ast.parse(path.read_bytes(), filename=str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.body = [each for each in node.body if not _is_text(each)]
+    return hashlib.sha256(f"{path.name}\n{ast.dump(tree)}".encode()).digest()
 
 
 def _is_text(statement: ast.stmt) -> bool:
