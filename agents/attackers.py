@@ -37,8 +37,8 @@ ATTACKERS: Mapping[str, type[Attacker]] = _Registry(
         "appgrad": "agents.optimization:AppGrad",
         "random-search": "agents.optimization:RandomSearch",
         "cross-entropy": "agents.optimization:CrossEntropy",
-        "poisonrec": "agents.poisonrec:PoisonRecAttacker",
-        "poisonrec-warm": "agents.poisonrec:WarmPoisonRecAttacker",
+        "poisonrec": "agents.poisonrec.agent:PoisonRecAttacker",
+        "poisonrec-warm": "agents.poisonrec.warm:WarmPoisonRecAttacker",
     }
 )
 """Attacker classes by the name used on the command line."""

@@ -69,8 +69,8 @@ AGENT_SETTINGS = {
     "hidden_size": "width of the hidden layer",
 }
 """Fields of `TrainingConfig` that are options of `recattack train`, and what its help says of them."""
-POISONREC = "poisonrec"
-"""The algorithm of `recattack train` that is not Stable-Baselines3's."""
+POISONREC = ("poisonrec", "poisonrec-warm")
+"""Algorithms of `recattack train` that are not Stable-Baselines3's."""
 NO_SIDE_EFFECTS = "do not measure recommendation quality before and after"
 
 
@@ -274,7 +274,7 @@ def _add_training(command: Callable[..., _Parser]) -> None:
     )
     train.add_argument("env_id", metavar="ENV_ID", help="see `recattack envs`")
     train.add_argument(
-        "--algo", default=defaults.algo, help=f"{', '.join(ALGORITHMS)} or {POISONREC}"
+        "--algo", default=defaults.algo, help=f"{', '.join(ALGORITHMS)}, {' or '.join(POISONREC)}"
     )
     train.add_argument("--resume", action="store_true", help="go on where --save DIR was stopped")
     train.add_argument("--save", type=Path, metavar="DIR", help="where checkpoints and results go")
@@ -304,8 +304,8 @@ def _add_training(command: Callable[..., _Parser]) -> None:
             help=f"{text} ({default})",
         )
     own = train.add_argument_group(
-        POISONREC,
-        "Its paper's settings, unless said otherwise; the options above have no part in it.",
+        " and ".join(POISONREC),
+        "The paper's settings, unless said otherwise; the options above have no part in it.",
     )
     own.add_argument(
         "--agent-config",
@@ -314,7 +314,7 @@ def _add_training(command: Callable[..., _Parser]) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="e.g. action_space=plain batch_size=16 patience=20 warm_up=64",
+        help="e.g. action_space=plain batch_size=16 patience=20",
     )
     own.add_argument("--log-dir", type=Path, metavar="DIR", help="write events for TensorBoard")
     train.add_argument("--no-side-effects", action="store_true", help=NO_SIDE_EFFECTS)
@@ -502,12 +502,13 @@ def _train(args: argparse.Namespace) -> Report:
 
     env_id = qualified_id(args.env_id)
     folder = default_folder(env_id, args.algo, args.seed) if args.save is None else args.save
-    if args.algo == POISONREC:
+    if args.algo in POISONREC:
         return _train_poisonrec(args, env_id, folder)
     for name in ("agent_config", "log_dir"):
         if getattr(args, name):
             raise ArgumentError(
-                f"--{name.replace('_', '-')} goes with --algo {POISONREC}, got --algo {args.algo}"
+                f"--{name.replace('_', '-')} goes with --algo {' or '.join(POISONREC)}, "
+                f"got --algo {args.algo}"
             )
     config = TrainingConfig(
         env_id=env_id,
@@ -538,6 +539,7 @@ def _train_poisonrec(args: argparse.Namespace, env_id: str, folder: Path) -> Rep
         environment_options(args),
         dict(args.agent_config),
         folder,
+        algo=args.algo,
         total_steps=args.total_steps,
         seed=args.seed,
         eval_episodes=args.eval_episodes,

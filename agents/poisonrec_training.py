@@ -1,21 +1,33 @@
-"""`recattack train --algo poisonrec`: a run in a folder, which survives being killed."""
+"""`recattack train --algo poisonrec` or `poisonrec-warm`: a run in a folder, which survives being killed."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from tqdm import tqdm
 
 from agents.options import make_environment, resolved_config
-from agents.poisonrec.agent import PoisonRec, PoisonRecAttacker, PoisonRecConfig
+from agents.poisonrec import (
+    PoisonRec,
+    PoisonRecAttacker,
+    PoisonRecConfig,
+    WarmPoisonRecAttacker,
+)
 from agents.reports import Report, Stopwatch, attack_fields, versions
 from agents.training import check_gain, describe, refuse_other_run
 from recattack_gym.core import ArgumentError, FakeProfiles
-from recattack_gym.core.checks import as_count
+from recattack_gym.core.checks import as_choice, as_count
 from recattack_gym.core.files import atomic_write
 from recattack_gym.simulator import PlatformView
+
+_ATTACKERS: Mapping[str, type[PoisonRecAttacker]] = MappingProxyType(
+    {each.name: each for each in (PoisonRecAttacker, WarmPoisonRecAttacker)}
+)
+ALGORITHMS = tuple(_ATTACKERS)
+"""What this trains."""
 
 
 def train_poisonrec(
@@ -24,6 +36,7 @@ def train_poisonrec(
     settings: Mapping[str, object],
     folder: Path,
     *,
+    algo: str = "poisonrec",
     total_steps: int = 128_000,
     seed: int = 0,
     eval_episodes: int = 16,
@@ -37,9 +50,10 @@ def train_poisonrec(
     Args:
         env_id: Environment, as `module:id`; its platform is attacked.
         env_options: Arguments of the environment that differ from its defaults.
-        settings: Of `PoisonRecConfig`, those that differ from its defaults.
+        settings: Of the algorithm, those that differ from its defaults.
         folder: Gets `checkpoint.npz` (every ten seconds), then `profiles.npz` (the best attack) and
             `result.json`.
+        algo: A name from `ALGORITHMS`.
         total_steps: Clicks to train for, rounded up to whole attacks, unless `settings` say `n_queries`;
             a resumed run may be longer than it was going to be.
         seed: Seed of the agent.
@@ -61,12 +75,14 @@ def train_poisonrec(
     watch = Stopwatch()
     env = make_environment(env_id, dict(env_options))
     n_queries = -(-as_count("total_steps", total_steps) // env.budget.n_clicks)
-    config = PoisonRecAttacker({"n_queries": n_queries, **settings}).config
+    attacker = _ATTACKERS[as_choice("algo", algo, ALGORITHMS)]
+    config = attacker({"n_queries": n_queries, **settings}).config
     check_gain(env.simulator)
     view = PlatformView(env.simulator, env.budget)
-    agent = _resumed(checkpoint, view, config, seed) if resume else None
-    if agent is None:
-        agent = PoisonRec(view, config, seed=seed)
+    kind = attacker.agent_class
+    agent = (
+        _resumed(kind, checkpoint, view, config, seed) if resume else kind(view, config, seed=seed)
+    )
     n_done = agent.n_queries
     with tqdm(
         total=max(n_done, config.n_queries),
@@ -96,7 +112,7 @@ def train_poisonrec(
     data: dict[str, object] = {
         "command": "train",
         "env_id": env_id,
-        "algo": "poisonrec",
+        "algo": algo,
         **attack_fields(env.simulator, profiles, side_effects=side_effects),
         "best_in_training": agent.best_rec_num,
         "policy": {
@@ -121,9 +137,11 @@ def train_poisonrec(
     return Report(text=describe(data, fresh), data=data)
 
 
-def _resumed(checkpoint: Path, view: PlatformView, config: PoisonRecConfig, seed: int) -> PoisonRec:
+def _resumed(
+    kind: type[PoisonRec], checkpoint: Path, view: PlatformView, config: PoisonRecConfig, seed: int
+) -> PoisonRec:
     """Load an agent, with a budget that may be larger than the one it began with."""
-    agent = PoisonRec.load(checkpoint, view, n_queries=config.n_queries)
+    agent = kind.load(checkpoint, view, n_queries=config.n_queries)
     stored = replace(agent.config, n_queries=config.n_queries)
     if stored != config or agent.seed != seed:
         before = {**asdict(agent.config), "seed": agent.seed}

@@ -10,7 +10,7 @@ import numpy as np
 from agents.attackers import ATTACKERS
 from agents.benchmark.tables import markdown_table
 from agents.heuristic import HEURISTICS
-from agents.poisonrec import PoisonRec, PoisonRecConfig
+from agents.poisonrec import PoisonRec, PoisonRecConfig, WarmPoisonRec, WarmPoisonRecConfig
 from recattack_gym.core import Knowledge
 from recattack_gym.envs import PoisonEnv
 from recattack_gym.simulator import PlatformView
@@ -35,16 +35,14 @@ def main(
     search = ATTACKERS["random-search"]({"n_queries": n_queries})
     plan = search.plan(black_box, np.random.default_rng(seed))
     found["random search (best)"] = float(black_box.query(plan.item_ids[None])[0])
-    for name, settings in (
-        ("PoisonRec (best)", PoisonRecConfig(n_queries=n_queries)),
+    for name, agent in (
+        ("PoisonRec (best)", PoisonRec(black_box, PoisonRecConfig(n_queries=n_queries), seed=seed)),
         (
             "PoisonRec, warm start (best)",
-            PoisonRecConfig(
-                n_queries=n_queries, warm_up=64, batch_size=16, n_examples=16, n_epochs=6
-            ),
+            WarmPoisonRec(black_box, WarmPoisonRecConfig(n_queries=n_queries), seed=seed),
         ),
     ):
-        agent = PoisonRec(black_box, settings, seed=seed).learn(show_progress=True)
+        agent.learn(show_progress=True)
         found[name] = float(agent.best_rec_num)
     print(markdown_table(("attacker", "RecNum"), list(found.items())))
     return found

@@ -36,7 +36,10 @@ ABLATION: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
             "poisonrec",
             {"batch_size": 16, "n_examples": 16, "n_epochs": 6},
         ),
-        "poisonrec-warm-up-only": ("poisonrec", {"warm_up": 64}),
+        "poisonrec-warm-up-only": (
+            "poisonrec-warm",
+            {"batch_size": 32, "n_examples": 32, "n_epochs": 3},
+        ),
         "poisonrec-warm-imitating": ("poisonrec-warm", {"imitation_weight": 0.1}),
     }
 )

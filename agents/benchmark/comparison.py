@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from agents.benchmark.cells import Cell, identity
+from agents.benchmark.cells import ENTRIES, Cell, identity
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
 from agents.benchmark.store import ResultStore
 from agents.benchmark.tables import markdown_table
@@ -35,6 +35,8 @@ class Row:
     """What `cells.run_cell` returned."""
     is_current: bool
     """Whether it was made by the code that is here now."""
+    path: Path = Path()
+    """The file that it is in."""
 
     @property
     def rec_num(self) -> float:
@@ -64,26 +66,77 @@ def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
         folder: Of the `ResultStore`.
     """
     store = ResultStore(folder)
-    stored: dict[tuple[object, ...], tuple[float, Mapping[str, object]]] = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            content = json.loads(path.read_text())
-            key = _key(content["identity"])
-        except (OSError, ValueError, KeyError) as error:
-            logger.warning("%s cannot be read and is left out: %s", path, error)
-            continue
-        age = path.stat().st_mtime
+    stored: dict[tuple[object, ...], tuple[float, Path, Mapping[str, object]]] = {}
+    for path, known, result in _files(folder):
+        key, age = _key(known), path.stat().st_mtime
         if key not in stored or stored[key][0] < age:
-            stored[key] = age, content["result"]
+            stored[key] = age, path, result
     rows = []
     for cell in cells:
         wanted = identity(cell)
         current = store.get(wanted)
         if current is not None:
-            rows.append(Row(cell, current, is_current=True))
+            rows.append(Row(cell, current, is_current=True, path=store.path(wanted)))
         elif _key(wanted) in stored:
-            rows.append(Row(cell, stored[_key(wanted)][1], is_current=False))
+            _, path, result = stored[_key(wanted)]
+            rows.append(Row(cell, result, is_current=False, path=path))
     return rows
+
+
+def cells_in(folder: Path) -> list[Cell]:
+    """Return the cells that a folder has results of: per dataset, victim, attacker and seed one.
+
+    Where there are several, with other budgets, it is the one with the most queries, most draws and
+    full retraining.
+
+    Args:
+        folder: Of the `ResultStore`.
+    """
+    best: dict[tuple[object, ...], Cell] = {}
+    for path, known, _ in _files(folder):
+        config = known["attacker_config"]
+        assert isinstance(config, Mapping)  # noqa: S101  # as `identity` writes it
+        if known["entry"] not in ENTRIES or known["victim"] not in VICTIMS:
+            logger.warning("%s is of an attacker or victim that is no more, and left out", path)
+            continue
+        cell = Cell(
+            dataset=str(known["dataset"]),
+            protocol=None if known["protocol"] is None else str(known["protocol"]),
+            victim=str(known["victim"]),
+            entry=str(known["entry"]),
+            seed=int(str(known["seed"])),
+            n_queries=int(config.get("n_queries", 1)),
+            n_draws=int(str(known["n_draws"] or 1)),
+            is_full=bool(known["is_full"]),
+        )
+        key = cell.dataset, cell.protocol, cell.victim, cell.entry, cell.seed
+        size = (cell.n_queries, cell.n_draws, cell.is_full)
+        if key not in best or size > (best[key].n_queries, best[key].n_draws, best[key].is_full):
+            best[key] = cell
+    order = list(ENTRIES)
+    return sorted(
+        best.values(),
+        key=lambda c: (_place(c.dataset), c.victim, order.index(c.entry), c.seed),
+    )
+
+
+def _place(dataset: str) -> tuple[int, str]:
+    """Return where a dataset comes: in the paper's order, then by name."""
+    known = list(TABLE3)
+    return (known.index(dataset) if dataset in known else len(known)), dataset
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, Mapping[str, object], Mapping[str, object]]]:
+    """Yield file, identity and result of every cell in a folder."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+            known, result = content["identity"], content["result"]
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning("%s cannot be read and is left out: %s", path, error)
+            continue
+        if "entry" in known:  # other benchmarks may keep theirs in the same folder
+            yield path, known, result
 
 
 def _key(identified: Mapping[str, object]) -> tuple[object, ...]:
@@ -103,7 +156,8 @@ def report(rows: Sequence[Row]) -> str:
     for dataset in dict.fromkeys(row.cell.dataset for row in rows):
         own = [row for row in rows if row.cell.dataset == dataset]
         parts += [
-            f"## {dataset}\n\nRecNum, mean over seeds ± half of the 95 % interval (Student's t).",
+            f"## {dataset}\n\n{_budgets(own)} RecNum, mean over seeds ± half of the 95 % interval "
+            "(Student's t); a number alone is one seed's.",
             rec_num_table(own),
             "PoisonRec's Table III (Song et al., ICDE 2020), for comparison of orders, not of levels.",
             paper_table(own),
@@ -116,6 +170,26 @@ def report(rows: Sequence[Row]) -> str:
     if budgets:
         parts += ["## Best RecNum after so many queries, against PoisonRec's", budgets]
     return "\n\n".join([*parts, "## The paper's claims", claims(rows)])
+
+
+def _budgets(rows: Sequence[Row]) -> str:
+    """Say how many seeds and queries there were, and where they were fewer."""
+    asking = [row for row in rows if len(row.curve)]
+    seeds = len({row.cell.seed for row in rows})
+    text = f"{seeds} seed{'s' if seeds > 1 else ''}."
+    counts = Counter(len(row.curve) for row in asking)
+    if counts:
+        usual = counts.most_common(1)[0][0]
+        other: dict[int, set[str]] = {}
+        for row in asking:
+            if len(row.curve) != usual:
+                other.setdefault(len(row.curve), set()).add(row.cell.victim)
+        but = "".join(
+            f", {n:,} against {', '.join(sorted(victims, key=list(VICTIMS).index))}"
+            for n, victims in sorted(other.items())
+        )
+        text += f" Queries of attackers that query: {usual:,}{but}."
+    return text
 
 
 def rec_num_table(rows: Sequence[Row]) -> str:
@@ -178,6 +252,8 @@ def learners_table(rows: Sequence[Row]) -> str:
     if "poisonrec" not in entries:
         return ""
     budgets = [b for b in BUDGETS if b <= max(len(r.curve) for r in rows)]
+    if not budgets:
+        return ""
     lines = []
     for entry in entries:
         if entry == "poisonrec":
@@ -187,7 +263,7 @@ def learners_table(rows: Sequence[Row]) -> str:
             ratios: dict[tuple[str, str], list[float]] = {}
             for (dataset, victim, seed, other), row in by_cell.items():
                 base = by_cell.get((dataset, victim, seed, "poisonrec"))
-                if other != entry or base is None:
+                if other != entry or base is None or min(len(row.curve), len(base.curve)) < budget:
                     continue
                 ours, theirs = row.best_after(budget), base.best_after(budget)
                 if ours or theirs:

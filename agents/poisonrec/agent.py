@@ -1,11 +1,11 @@
 """PoisonRec: the learner, its settings, its checkpoints, and the attacker that trains one."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from agents.poisonrec.ppo import clipped_surrogate, mean_log_p, normalise_reward
 from agents.poisonrec.tensorboard import event_writer
 from agents.poisonrec.threads import Blocks, blocks
 from agents.search import SearchAttacker, SearchConfig, Trials
-from agents.structured import structured_sets
 from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles
 from recattack_gym.core.checks import as_choice, as_count, as_real
 from recattack_gym.core.files import read_arrays, write_arrays
@@ -32,7 +31,7 @@ from recattack_gym.core.view import AttackerView
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
 Clip = Literal["node", "path"]
@@ -64,23 +63,12 @@ class PoisonRecConfig(SearchConfig):
     patience: int | None = None
     """Steps without a better poison set after which learning stops; `None`: when the budget is spent."""
 
-    warm_up: int = 0
-    """Poison sets of simple structure that are tried and imitated first; 0: none, as in the paper."""
-    imitation_epochs: int = 60
-    """Updates that raise the likelihood of the best of them."""
-    n_elites: int = 8
-    """Poison sets that are imitated: the best so far."""
-    imitation_weight: float = 0.0
-    """Weight of their log-likelihood beside PPO's objective; 0: none, as in the paper."""
-
     def __post_init__(self) -> None:
         SearchConfig.__post_init__(self)
         as_choice("action_space", self.action_space, ACTION_SPACES)
         as_choice("clip", self.clip, CLIPS)
-        for name in ("n_examples", "n_epochs", "size", "n_elites", "imitation_epochs"):
+        for name in ("n_examples", "n_epochs", "size"):
             as_count(name, getattr(self, name))
-        as_count("warm_up", self.warm_up, at_least=0)
-        as_real("imitation_weight", self.imitation_weight, at_least=0.0)
         if self.n_examples > self.batch_size:
             raise ArgumentError(
                 f"n_examples must be at most batch_size, {self.batch_size}, got {self.n_examples}"
@@ -125,8 +113,11 @@ class PoisonRec:
 
     Differs from the paper: see `ppo.clipped_surrogate` and `ppo.normalise_rewards`; initial features, which
     the paper leaves open, come from N(0, 0.1). The best poison set that was tried is kept, and is the plan.
-    `config.warm_up` and `config.imitation_weight` are ours, and 0 by default.
     """
+
+    name: ClassVar[str] = "poisonrec"
+    """The key of its attacker in `ATTACKERS`."""
+    config_class: ClassVar[type[PoisonRecConfig]] = PoisonRecConfig
 
     def __init__(
         self,
@@ -136,17 +127,16 @@ class PoisonRec:
         seed: int = 0,
         trials: Trials | None = None,
     ) -> None:
-        self.config = PoisonRecConfig() if config is None else config
+        self.config = self.config_class() if config is None else config
         self.seed = as_count("seed", seed, at_least=0)
         self.history: list[Step] = []
         """One entry per step."""
+        self._imitation_weight = 0.0
         self._view = view
         self._rng = np.random.default_rng([self.seed, 0])
         self._trials = Trials(view, self.config.n_queries) if trials is None else trials
         targets = np.array(view.goal.target_items, dtype=np.int64)
         budget = view.budget
-        self._elites = np.zeros((0, budget.n_fake_users, budget.profile_size), dtype=np.int64)
-        self._elite_worth = np.zeros(0)
         self._is_target = np.zeros(view.n_items, dtype=np.bool_)
         self._is_target[targets] = True
         if self._is_target.all():
@@ -246,21 +236,8 @@ class PoisonRec:
         Raises:
             StateError: If no query is left.
         """
-        n_left = max(1, self._trials.n_left)  # without one, the query below says so
         with blocks() as threads:
-            if self.config.warm_up and not self.history:
-                n_sets = min(self.config.warm_up, n_left)
-                item_ids = structured_sets(self._view, n_sets, self._rng)
-                worth = self._trials.query(item_ids)
-                self._keep_elites(item_ids, worth)
-                self._imitate(threads)
-            else:
-                n_sets = min(self.config.batch_size, n_left)
-                rollout = self.policy.sample(n_sets, self._rng, threads)
-                item_ids = rollout.item_ids
-                worth = self._trials.query(item_ids)
-                self._keep_elites(item_ids, worth)
-                self._improve(rollout, worth, threads)
+            item_ids, worth = self._try_and_improve(threads)
         sign = 1 if self._view.goal.direction == "push" else -1
         step = Step(
             len(self.history),
@@ -289,7 +266,7 @@ class PoisonRec:
             StateError: Before the first step.
         """
         header = {
-            "attacker": "poisonrec",
+            "attacker": self.name,
             "config": asdict(self.config),
             "seed": self.seed,
             "target_items": list(self._view.goal.target_items),
@@ -309,6 +286,7 @@ class PoisonRec:
         """
         header = {
             "format": CHECKPOINT_VERSION,
+            "attacker": self.name,
             "config": asdict(self.config),
             "seed": self.seed,
             "platform": _platform(self._view),
@@ -320,8 +298,7 @@ class PoisonRec:
             "best_profiles": self._trials.best_profiles if self.history else np.zeros((0, 0)),
             "rec_nums": np.concatenate([[], *(s.rec_nums for s in self.history)]).astype(np.int64),
             "target_shares": np.array([step.target_share for step in self.history]),
-            "elites": self._elites,
-            "elite_worth": self._elite_worth,
+            **self._extra_state(),
             **{f"policy.{name}": array for name, array in self.policy.state().items()},
         }
         write_arrays(Path(path), header, arrays)
@@ -337,13 +314,18 @@ class PoisonRec:
 
         Raises:
             ArtifactError: If the file is missing or damaged, or another kind of file.
-            ArgumentError: If the platform has another budget, goal or catalogue.
+            ArgumentError: If another kind of agent wrote it, or the platform has another budget, goal or
+                catalogue.
         """
         header, arrays = read_arrays(Path(path), "PoisonRec")
         if header.get("format") != CHECKPOINT_VERSION or "platform" not in header:
             raise ArtifactError(
                 f"{path} must be a PoisonRec checkpoint of format {CHECKPOINT_VERSION}, "
                 f"got format {header.get('format')!r}"
+            )
+        if header["attacker"] != cls.name:
+            raise ArgumentError(
+                f"{path} must be a checkpoint of {cls.name!r}, got one of {header['attacker']!r}"
             )
         if header["platform"] != _platform(view):
             raise ArgumentError(
@@ -353,7 +335,7 @@ class PoisonRec:
         settings = (
             header["config"] if n_queries is None else {**header["config"], "n_queries": n_queries}
         )
-        agent = cls(view, PoisonRecConfig(**settings), seed=header["seed"])
+        agent = cls(view, cls.config_class(**settings), seed=header["seed"])
         prefix = "policy."
         agent.policy.restore(
             {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
@@ -364,7 +346,7 @@ class PoisonRec:
             if len(rec_nums):
                 share = float(arrays["target_shares"][number])
                 agent.history.append(Step(number, rec_nums, share))
-        agent._elites, agent._elite_worth = arrays["elites"], arrays["elite_worth"]
+        agent._restore_extra(arrays)
         best = None
         if agent.history:
             best = header["best_rec_num"], arrays["best_profiles"]
@@ -374,43 +356,43 @@ class PoisonRec:
 
     # -- learning --------------------------------------------------------------------------------
 
+    def _try_and_improve(self, threads: Blocks) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Make one step: poison sets that were tried, shape `(M, N, T)`, and their worth, `(M,)`."""
+        rollout = self.policy.sample(self._n_next(self.config.batch_size), self._rng, threads)
+        worth = self._trials.query(rollout.item_ids)
+        self._improve(rollout, worth, threads)
+        return rollout.item_ids, worth
+
+    def _n_next(self, wanted: int) -> int:
+        """Return how many of the wanted poison sets the budget allows; one, where it says no later."""
+        return min(wanted, max(1, self._trials.n_left))
+
     def _improve(self, rollout: Rollout, worth: NDArray[np.float64], threads: Blocks) -> None:
         """Make K updates from poison sets of worth `(M,)`."""
-        elites = self._elites_to_imitate(worth.mean())
         examples: _Examples | None = None
+        imitated = self._imitated(worth)
         for _ in range(self.config.n_epochs):
             chosen = self._choose_examples(len(worth))
             if examples is None or len(chosen) < len(worth):
-                examples = _Examples(self.policy, rollout[chosen], worth[chosen], elites, threads)
-            examples.improve(self.config)
+                examples = _Examples(self.policy, rollout[chosen], worth[chosen], imitated, threads)
+            examples.improve(self.config, self._imitation_weight)
 
-    def _keep_elites(self, item_ids: NDArray[np.int64], worth: NDArray[np.float64]) -> None:
-        """Keep the best distinct poison sets so far."""
-        both = np.concatenate([self._elites, item_ids])
-        worths = np.concatenate([self._elite_worth, worth])
-        _, first = np.unique(both.reshape(len(both), -1), axis=0, return_index=True)
-        first = np.sort(first)
-        best = first[np.argsort(-worths[first], kind="stable")][: self.config.n_elites]
-        self._elites, self._elite_worth = both[best], worths[best]
-
-    def _elites_to_imitate(self, mean_worth: float) -> NDArray[np.int64]:
-        """Return the elites that are better than the policy's present sets, shape `(n, N, T)`."""
-        if not self.config.imitation_weight:
-            return self._elites[:0]
-        return self._elites[self._elite_worth > mean_worth]
+    def _imitated(self, worth: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return poison sets to imitate beside learning from sets of this worth; here none."""
+        del worth
+        budget = self._view.budget
+        return np.zeros((0, budget.n_fake_users, budget.profile_size), dtype=np.int64)
 
     def _n_possible_steps(self) -> int:
         """Return how many steps the budget allows."""
-        n_left, n_steps = self._trials.n_left, 0
-        if self.config.warm_up and not self.history and n_left:
-            n_left, n_steps = max(0, n_left - self.config.warm_up), 1
-        return n_steps + -(-n_left // self.config.batch_size)
+        return -(-self._trials.n_left // self.config.batch_size)
 
-    def _imitate(self, threads: Blocks) -> None:
-        """Raise the likelihood of the elites."""
-        evaluation = self.policy.evaluate(self._elites, threads)
-        for _ in range(self.config.imitation_epochs):
-            evaluation.improve(mean_log_p(evaluation.log_p(), evaluation.mask))
+    def _extra_state(self) -> dict[str, NDArray[Any]]:  # Any: floats and ids
+        """Return what a subclass adds to a checkpoint, by name."""
+        return {}
+
+    def _restore_extra(self, arrays: Mapping[str, NDArray[Any]]) -> None:  # Any: floats and ids
+        """Take back what `_extra_state` returned, and was saved."""
 
     def _choose_examples(self, n_sets: int) -> NDArray[np.int64]:
         """Return which poison sets an update is made from, shape `(B,)`."""
@@ -420,13 +402,13 @@ class PoisonRec:
 
 
 class _Examples:
-    """Poison sets that updates are made from, and elites to imitate beside them.
+    """Poison sets that updates are made from.
 
     Args:
         policy: What is improved.
         rollout: B poison sets that it made.
         worth: Shape `(B,)`.
-        elites: Shape `(n_elites, N, T)`, also none.
+        imitated: Poison sets to imitate beside that, shape `(n, N, T)`, also none.
         threads: Threads.
     """
 
@@ -435,11 +417,11 @@ class _Examples:
         policy: Policy,
         rollout: Rollout,
         worth: NDArray[np.float64],
-        elites: NDArray[np.int64],
+        imitated: NDArray[np.int64],
         threads: Blocks,
     ) -> None:
         n_fake_users = rollout.item_ids.shape[1]
-        both = np.concatenate([rollout.item_ids, elites])
+        both = np.concatenate([rollout.item_ids, imitated])
         self._evaluation = policy.evaluate(both, threads)
         self._n_rows = len(rollout.item_ids) * n_fake_users
         self._old_log_p = self._evaluation.by_time(rollout.log_p)
@@ -448,7 +430,7 @@ class _Examples:
             self._old_log_p.shape[:-1]
         )
 
-    def improve(self, config: PoisonRecConfig) -> None:
+    def improve(self, config: PoisonRecConfig, imitation_weight: float) -> None:
         """Make one update."""
         log_p, mask, own = self._evaluation.log_p(), self._evaluation.mask, self._n_rows
         objective = clipped_surrogate(
@@ -461,7 +443,7 @@ class _Examples:
         )
         if own < log_p.shape[1]:
             imitation = mean_log_p(log_p[:, own:], mask[:, own:])
-            objective = objective + config.imitation_weight * imitation
+            objective = objective + imitation_weight * imitation
         self._evaluation.improve(objective)
 
 
@@ -492,38 +474,8 @@ class PoisonRecAttacker(SearchAttacker):
     name = "poisonrec"
     config: PoisonRecConfig
     config_class = PoisonRecConfig
+    agent_class: ClassVar[type[PoisonRec]] = PoisonRec
 
     def _search(self, view: AttackerView, trials: Trials, rng: np.random.Generator) -> None:
-        agent = PoisonRec(view, self.config, seed=draw_seed(rng), trials=trials)
+        agent = self.agent_class(view, self.config, seed=draw_seed(rng), trials=trials)
         agent.learn()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WarmPoisonRecConfig(PoisonRecConfig):
-    """Settings of `WarmPoisonRecAttacker`, chosen on platform seeds 10 and 11 of Steam."""
-
-    batch_size: int = 16
-    """Half of the paper's, so that twice as many steps are made from the same queries."""
-    n_examples: int = 16
-    """As many."""
-    n_epochs: int = 6
-    """Twice the paper's: queries cost more than updates."""
-    warm_up: int = 64
-    """Poison sets of simple structure that are tried and imitated first."""
-
-
-class WarmPoisonRecAttacker(PoisonRecAttacker):
-    """PoisonRec that does not begin with a blank policy, and makes more of each query.
-
-    The paper's policy begins with all choices about equal. Its first poison sets then hardly differ in what
-    matters, and it mostly settles on the first thing that is rewarded (on ItemPop
-    two targets, where four pay more). Here the first queries try sets of simple structure
-    (`agents.structured`), the policy imitates the best of them, and PPO goes on from there with
-    smaller batches and more updates. PoisonRec: Song et al., ICDE 2020.
-
-    Differs from the paper: all of the above. Not published elsewhere; docs/benchmarks.md has the ablation.
-    """
-
-    name = "poisonrec-warm"
-    config: WarmPoisonRecConfig
-    config_class = WarmPoisonRecConfig

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from agents import cli
 from agents.attackers import ATTACKERS
 from agents.benchmark import cells as cells_module
 from agents.benchmark import table3
+from agents.benchmark.archive import pack, unpack
 from agents.benchmark.cells import (
     ENTRIES,
     Cell,
@@ -29,6 +31,7 @@ from agents.benchmark.cells import (
 )
 from agents.benchmark.comparison import (
     Row,
+    _budgets,
     claims,
     interquartile_mean,
     learners_table,
@@ -38,7 +41,7 @@ from agents.benchmark.figures import draw_anytime, draw_heat_map, draw_learning,
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
 from agents.benchmark.store import ResultStore
 from agents.search import SearchAttacker
-from recattack_gym.core import ArgumentError, FakeProfiles, UnknownNameError
+from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles, UnknownNameError
 from recattack_gym.simulator import PlatformSimulator
 
 ROOT = Path(__file__).parents[3]
@@ -336,7 +339,6 @@ def test_the_smoke_run_writes_report_and_pictures(
     assert "recattack bench table3 --datasets synthetic" in page
     assert "![table3-synthetic-heat-map](table3-synthetic-heat-map.png)" in page
     assert all(Path(name).is_file() for name in data["figures"])
-    assert len(json.loads(docs.with_suffix(".json").read_text())["cells"]) == 18
 
 
 def test_the_code_of_an_attacker_is_what_it_imports_of_agents() -> None:
@@ -347,3 +349,92 @@ def test_the_code_of_an_attacker_is_what_it_imports_of_agents() -> None:
     assert imported("appgrad") == {"appgrad.py", "search.py", "base.py", "interruption.py"}
     assert {"agent.py", "policy.py", "tree_space.py", "kernel.py"} < imported("poisonrec")
     assert _attacker_code(ATTACKERS["random"]) != _attacker_code(ATTACKERS["popular"])
+
+
+def test_an_archive_takes_results_to_another_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "results.zip"
+    kept = [*options(tmp_path / "here"), "--archive", str(archive)]
+    assert cli.main(kept) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    written = archive.read_bytes()
+    with zipfile.ZipFile(archive) as packed:
+        names = packed.namelist()
+    assert len([name for name in names if name.endswith(".json")]) == 12
+    assert len([name for name in names if name.endswith(".npz")]) == 12
+
+    def never(cell: Cell) -> tuple[dict[str, object], FakeProfiles]:
+        raise AssertionError(f"{cell} is in the archive")
+
+    monkeypatch.setattr(cells_module, "_measure", never)
+    there = [*options(tmp_path / "there"), "--archive", str(archive)]
+    assert cli.main(there) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["rec_num"] == first["rec_num"]
+    assert archive.read_bytes() == written  # the same results, the same bytes
+
+
+def test_everything_is_reported_with_the_largest_budget_of_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cells"
+    for queries, seeds in ((8, "0 1"), (12, "0")):
+        given = {"--queries": queries, "--seeds": seeds, "--attackers": "random-search"}
+        assert cli.main(options(out, **given)) == 0
+    capsys.readouterr()
+    everything = ["bench", "table3", "--json", "--report-only", "--everything", "--out", str(out)]
+    assert cli.main(everything) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rec_num"]
+    assert {(row["victim"], row["seed"], row["n_queries"]) for row in rows} == {
+        (victim, seed, 12 if seed == 0 else 8)
+        for victim in ("ItemPop", "CoVisitation")
+        for seed in (0, 1)
+    }
+    assert all(row["is_current"] for row in rows)
+    assert cli.main(["bench", "table3", "--everything", "--out", str(out)]) == 2
+    assert "--everything must go with --report-only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../outside.json", "folder/inside.json", "program.py"])
+def test_an_archive_of_anything_else_is_refused(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "strange.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("fine.json", "{}")
+        packed.writestr(name, "{}")
+    with pytest.raises(ArtifactError, match=r"must hold \.json and \.npz files without folders"):
+        unpack(archive, tmp_path / "cells")
+    assert not (tmp_path / "cells").exists()
+    archive.write_bytes(b"no zip")
+    with pytest.raises(ArtifactError, match=r"strange\.zip must be a readable archive"):
+        unpack(archive, tmp_path / "cells")
+
+
+def test_results_that_are_there_already_are_left_as_they_are(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, text in ((here, "old"), (there, "new")):
+        folder.mkdir()
+        (folder / "a.json").write_text(text)
+    (here / "b.json").write_text("b")
+    paths = [here / "a.json", here / "b.json", here / "missing.npz"]
+    assert pack(paths, tmp_path / "results.zip") == 2
+    assert unpack(tmp_path / "results.zip", there) == 1
+    assert (there / "a.json").read_text() == "new"
+    assert (there / "b.json").read_text() == "b"
+
+
+def test_budgets_that_differ_are_said_and_only_equal_ones_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [
+        row("ItemPop", "poisonrec", 0, [1, 10, 5, 20]),
+        row("ItemPop", "poisonrec-warm", 0, [1, 10, 5, 40]),
+        row("NGCF", "poisonrec", 0, [7, 8]),
+        row("NGCF", "poisonrec-warm", 0, [24, 8]),
+        row("ItemPop", "random-search", 0, [1, 2, 3, 4]),
+    ]
+    assert _budgets(rows) == "1 seed. Queries of attackers that query: 4, 2 against NGCF."
+    monkeypatch.setattr("agents.benchmark.comparison.BUDGETS", (2, 4))
+    line = next(x for x in learners_table(rows).splitlines() if x.startswith("| poisonrec-warm"))
+    assert "2.00 [" in line.split("|")[2]  # (1 + 3) / 2
+    assert "2.00 [2.00, 2.00]" in line.split("|")[3]  # NGCF has no 4 queries: 40 / 20
