@@ -37,6 +37,7 @@ ATTACKERS: Mapping[str, type[Attacker]] = _Registry(
         "appgrad": "agents.optimization:AppGrad",
         "random-search": "agents.optimization:RandomSearch",
         "cross-entropy": "agents.optimization:CrossEntropy",
+        "evolution": "agents.optimization:Evolution",
         "poisonrec": "agents.poisonrec.agent:PoisonRecAttacker",
         "poisonrec-warm": "agents.poisonrec.warm:WarmPoisonRecAttacker",
     }

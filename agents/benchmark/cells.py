@@ -38,9 +38,18 @@ ABLATION: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
         ),
         "poisonrec-warm-up-only": (
             "poisonrec-warm",
-            {"batch_size": 32, "n_examples": 32, "n_epochs": 3},
+            {
+                "batch_size": 32,
+                "n_examples": 32,
+                "n_epochs": 3,
+                "recombined": 0.0,
+                "imitation_weight": 0.0,
+            },
         ),
-        "poisonrec-warm-imitating": ("poisonrec-warm", {"imitation_weight": 0.1}),
+        "poisonrec-warm-not-imitating": ("poisonrec-warm", {"imitation_weight": 0.0}),
+        "poisonrec-warm-not-recombining": ("poisonrec-warm", {"recombined": 0.0}),
+        "poisonrec-warm-without-warm-up": ("poisonrec-warm", {"warm_up": 0}),
+        "poisonrec-path": ("poisonrec", {"clip": "path"}),
     }
 )
 """What `poisonrec-warm` is made of, and more of it; run when asked for by name."""

@@ -3,6 +3,7 @@
 from agents.optimization.appgrad import AppGrad, AppGradConfig
 from agents.optimization.conslop import ConsLOP, ConsLOPConfig
 from agents.optimization.cross_entropy import CrossEntropy, CrossEntropyConfig
+from agents.optimization.evolution import Evolution, EvolutionConfig
 from agents.optimization.random_search import RandomSearch
 
 __all__ = [
@@ -12,5 +13,7 @@ __all__ = [
     "ConsLOPConfig",
     "CrossEntropy",
     "CrossEntropyConfig",
+    "Evolution",
+    "EvolutionConfig",
     "RandomSearch",
 ]

@@ -69,7 +69,9 @@ class LinearView(StubView):
         return answers
 
 
-@pytest.mark.parametrize(("name", "share"), [("random-search", 0.75), ("cross-entropy", 0.9)])
+@pytest.mark.parametrize(
+    ("name", "share"), [("random-search", 0.75), ("cross-entropy", 0.9), ("evolution", 0.95)]
+)
 def test_searching_finds_what_pays(name: str, share: float) -> None:
     for seed in range(3):
         view = LinearView()
@@ -90,7 +92,7 @@ def test_appgrad_climbs_from_where_it_starts() -> None:
 
 
 def test_searching_can_demote() -> None:
-    for name in ("random-search", "cross-entropy"):
+    for name in ("random-search", "cross-entropy", "evolution"):
         view = LinearView("nuke")
         plan = ATTACKERS[name]({"n_queries": 600}).plan(view, np.random.default_rng(0))
         start = view.query(np.full((1, 5, 8), 40))[0]

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agents.attackers import ATTACKERS
 from agents.poisonrec import PoisonRec, WarmPoisonRec, WarmPoisonRecConfig
+from agents.poisonrec.policy import Rollout
+from agents.poisonrec.threads import Blocks
 from recattack_gym.core import ArgumentError
 from recattack_gym.datasets import load
 from recattack_gym.simulator import PlatformSimulator, PlatformView
@@ -43,7 +46,7 @@ def optimum(view: PlatformView) -> int:
 def test_an_agent_that_was_saved_goes_on_as_if_nothing_had_happened(
     n_examples: int, warm_up: int, tmp_path: Path
 ) -> None:
-    config = small(n_queries=60, warm_up=warm_up, imitation_weight=0.1, n_examples=n_examples)
+    config = small(n_queries=60, warm_up=warm_up, n_examples=n_examples)
     view = item_pop()
     whole = WarmPoisonRec(view, config, seed=5).learn()
     half = WarmPoisonRec(view, config, seed=5).learn(3)
@@ -67,8 +70,25 @@ def test_the_first_step_tries_structured_sets_and_all_queries_are_counted() -> N
     assert [len(step.rec_nums) for step in short.history] == [5]
 
 
+def test_half_of_a_step_is_recombined_and_the_policy_learns_from_its_own_sets_only() -> None:
+    view = item_pop()
+    agent = WarmPoisonRec(view, small(n_queries=60), seed=1).learn(1)
+    seen: list[int] = []
+    improve = agent._improve
+
+    def watching(rollout: Rollout, worth: NDArray[np.float64], threads: Blocks) -> None:
+        seen.append(len(rollout.item_ids))
+        assert np.array_equal(worth, view.query(rollout.item_ids))
+        improve(rollout, worth, threads)
+
+    agent._improve = watching  # type: ignore[method-assign]  # to watch it
+    agent.learn(2)
+    assert seen == [4, 4]
+    assert [len(step.rec_nums) for step in agent.history] == [12, 8, 8]
+
+
 def test_without_anything_added_it_is_the_papers_agent() -> None:
-    settings = small(warm_up=0, n_queries=40)
+    settings = small(warm_up=0, recombined=0.0, imitation_weight=0.0, n_queries=40)
     warm = WarmPoisonRec(item_pop(), settings, seed=2).learn()
     config = PoisonRec.config_class(
         n_queries=40, batch_size=8, n_examples=8, size=8, n_epochs=settings.n_epochs
@@ -113,6 +133,8 @@ def test_a_checkpoint_of_the_papers_agent_is_refused(tmp_path: Path) -> None:
         ("warm_up", -1, "warm_up must be"),
         ("imitation_weight", -0.5, "imitation_weight must"),
         ("n_elites", 0, "n_elites must be"),
+        ("recombined", 1.0, "recombined must be"),
+        ("recombined", -0.1, "recombined must be"),
         ("imitation_epochs", 0, "imitation_epochs must be"),
         ("n_examples", 9, "n_examples must be at most batch_size, 8, got 9"),
     ],
