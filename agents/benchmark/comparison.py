@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from agents.benchmark.cells import ENTRIES, Cell, identity
@@ -23,6 +24,8 @@ HEURISTIC_ENTRIES = ("random", "popular", "middle", "power-item")
 BUDGETS = (320, 640, 960, 1600, 3200)
 """Queries at which learners are compared, as far as they have them."""
 _N_BOOTSTRAP = 2000
+_FEWEST_PLANS = 6
+"""Fewer have no order to speak of."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def report(rows: Sequence[Row]) -> str:
             paper_table(own),
             "The same plans after full retraining, mean over seeds (heuristics: their first draw).",
             full_table(own),
+            *agreement(own),
             "What the attacks cost, and what they do to everyone else: mean over victims and seeds.",
             cost_table(own),
         ]
@@ -208,6 +212,30 @@ def full_table(rows: Sequence[Row]) -> str:
     return _grid(rows, cell)
 
 
+def agreement(rows: Sequence[Row]) -> list[str]:
+    """Say how well fine-tuning orders these plans as full retraining does, or nothing of too few.
+
+    Spearman's rank correlation of a plan's RecNum under both, over attackers and seeds of a victim.
+    """
+    parts = []
+    for victim in sorted({row.cell.victim for row in rows}, key=list(VICTIMS).index):
+        both = [
+            (float(str(row.result["finetune_rec_num"])), float(str(row.result["full_rec_num"])))
+            for row in rows
+            if row.cell.victim == victim and row.result["full_rec_num"] is not None
+        ]
+        if len(both) >= _FEWEST_PLANS and all(
+            len(set(values)) > 1 for values in zip(*both, strict=True)
+        ):
+            fast, full = zip(*both, strict=True)
+            parts.append(f"{victim} {spearmanr(fast, full).statistic:.2f} ({len(both)} plans)")
+    if not parts:
+        return []
+    return [
+        f"Agreement of the two kinds of retraining on these plans (Spearman): {', '.join(parts)}."
+    ]
+
+
 def paper_table(rows: Sequence[Row]) -> str:
     """Return the paper's numbers for the same dataset, attackers and victims."""
     published = TABLE3.get(rows[0].cell.dataset, {})
@@ -244,16 +272,16 @@ def cost_table(rows: Sequence[Row]) -> str:
 def learners_table(rows: Sequence[Row]) -> str:
     """Return, per attacker that queries, its best RecNum over PoisonRec's at several budgets.
 
-    Ratios are formed per victim and seed (cells where both are 0 are left out), then their interquartile
+    The last column is at the cell's own budget, whatever that is, as long as both have the same. Ratios are
+    formed per victim and seed (cells where both are 0 are left out), then their interquartile
     mean, with a 95 % interval by bootstrap over seeds within victims (Agarwal et al., NeurIPS 2021).
     """
     by_cell = {(r.cell.dataset, r.cell.victim, r.cell.seed, r.cell.entry): r for r in rows}
     entries = [e for e, own in _by(rows, "entry").items() if len(own[0].curve)]
     if "poisonrec" not in entries:
         return ""
-    budgets = [b for b in BUDGETS if b <= max(len(r.curve) for r in rows)]
-    if not budgets:
-        return ""
+    budgets: list[int | None] = [b for b in BUDGETS if b <= max(len(r.curve) for r in rows)]
+    budgets.append(None)
     lines = []
     for entry in entries:
         if entry == "poisonrec":
@@ -263,14 +291,18 @@ def learners_table(rows: Sequence[Row]) -> str:
             ratios: dict[tuple[str, str], list[float]] = {}
             for (dataset, victim, seed, other), row in by_cell.items():
                 base = by_cell.get((dataset, victim, seed, "poisonrec"))
-                if other != entry or base is None or min(len(row.curve), len(base.curve)) < budget:
+                if other != entry or base is None:
                     continue
-                ours, theirs = row.best_after(budget), base.best_after(budget)
+                lengths = len(row.curve), len(base.curve)
+                if lengths[0] != lengths[1] if budget is None else min(lengths) < budget:
+                    continue
+                ours, theirs = (each.best_after(budget or len(each.curve)) for each in (row, base))
                 if ours or theirs:
                     ratios.setdefault((dataset, victim), []).append(ours / max(1, theirs))
             line.append(_iqm_with_interval(list(ratios.values())))
         lines.append(line)
-    return markdown_table(("attacker", *(f"{b:,} queries" for b in budgets)), lines)
+    header = [f"{b:,} queries" if b else "all of them" for b in budgets]
+    return markdown_table(("attacker", *header), lines)
 
 
 def interquartile_mean(values: NDArray[np.float64]) -> float:

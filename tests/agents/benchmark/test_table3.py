@@ -32,6 +32,7 @@ from agents.benchmark.cells import (
 from agents.benchmark.comparison import (
     Row,
     _budgets,
+    agreement,
     claims,
     interquartile_mean,
     learners_table,
@@ -438,3 +439,23 @@ def test_budgets_that_differ_are_said_and_only_equal_ones_compared(
     line = next(x for x in learners_table(rows).splitlines() if x.startswith("| poisonrec-warm"))
     assert "2.00 [" in line.split("|")[2]  # (1 + 3) / 2
     assert "2.00 [2.00, 2.00]" in line.split("|")[3]  # NGCF has no 4 queries: 40 / 20
+    assert "2.00 [2.00, 2.00]" not in line.split("|")[4]
+    # all of them: 40 / 20 of ItemPop, 24 / 8 of NGCF
+    assert "2.50 [" in line.split("|")[4]
+
+
+def test_agreement_is_the_rank_correlation_of_plans_under_both_kinds_of_retraining() -> None:
+    def plan(victim: str, finetune: int, full: int | None) -> Row:
+        result = {"finetune_rec_num": finetune, "full_rec_num": full}
+        return Row(replace(CELL, victim=victim), MappingProxyType(result), is_current=True)
+
+    # ranks of the second: 1 3 2 4 5 6; sum of squared differences 2: 1 - 6 * 2 / (6 * 35)
+    numbers = [(10, 1), (20, 30), (30, 20), (40, 44), (50, 51), (60, 99)]
+    rows = [plan("BPR", *each) for each in numbers]
+    assert agreement(rows) == [
+        "Agreement of the two kinds of retraining on these plans (Spearman): BPR 0.94 (6 plans)."
+    ]
+    assert agreement(rows[:5]) == agreement([plan("BPR", 1, None)]) == []
+    assert (
+        agreement([plan("ItemPop", n, 7) for n in range(9)]) == []
+    )  # no order under full retraining
