@@ -276,10 +276,9 @@ def main(args: Args | None = None) -> list[float]:
     if log is not None:
         log.close()
     envs.close()
+    tenths = [part for part in np.array_split(np.arange(len(curve)), 10) if len(part)]
     rows = [
-        (f"update {1 + i * args.n_updates // 10}", round(float(np.mean(part))))
-        for i, part in enumerate(np.array_split(curve, 10))
-        if len(part)
+        (f"update {part[0] + 1}", round(float(np.mean(np.take(curve, part))))) for part in tenths
     ]
     print(markdown_table(("from", "RecNum"), rows))
     return curve
