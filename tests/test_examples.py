@@ -2,6 +2,8 @@
 
 import importlib.util
 import math
+import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -169,6 +171,11 @@ def test_that_file_reads_its_options_from_the_command_line() -> None:
     assert example.parse([]) == example.Args()
     args = example.parse(["--platform-seed", "3", "--learning-rate", "0.5", "--log-dir", "runs"])
     assert args == example.Args(platform_seed=3, learning_rate=0.5, log_dir="runs")
+    page = (EXAMPLES.parent / "docs" / "training.md").read_text()
+    commands = re.findall(r"^\$ python examples/cleanrl_ppo.py (.*)", page, re.MULTILINE)
+    assert commands
+    for command in commands:
+        assert example.parse(shlex.split(command)) != example.Args()
 
 
 def test_that_file_says_what_tensorboard_needs(

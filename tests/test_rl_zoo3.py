@@ -1,4 +1,4 @@
-"""The settings for RL Baselines3 Zoo are those of whole attacks, and the algorithms take and train with them."""
+"""Settings for RL Baselines3 Zoo are those of whole attacks, and the algorithms take and train with them."""
 
 import importlib
 import importlib.util

@@ -1,5 +1,7 @@
 """The policy that knows items by popularity and target: its features, its start, and its shapes."""
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -48,7 +50,7 @@ def test_targets_are_alike_unless_asked_for() -> None:
 
 
 def test_an_environment_given_by_name_has_the_features_of_that_platform() -> None:
-    options = {"targets": 3, "n_fake_users": 2}
+    options: dict[str, Any] = {"targets": 3, "n_fake_users": 2}
     env = gym.make("recattack_gym:RecPoison-ItemPop-v0", **options)
     popularity = env.get_wrapper_attr("item_popularity")
     expected = item_features(popularity, env.get_wrapper_attr("target_items"), 0.5)
