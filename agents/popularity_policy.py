@@ -6,6 +6,7 @@ attacks: what it learns about one popular item holds for all.
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -48,6 +49,25 @@ def item_features(
     features[~is_target, 2] = square[~is_target]
     if target_identity:
         features[target_items, 3 + np.arange(len(target_items))] = target_identity
+    return features
+
+
+def platform_features(
+    env_id: str,
+    target_identity: float = 0.0,
+    **env_kwargs: Any,  # noqa: ANN401  # the environment checks them
+) -> NDArray[np.float32]:
+    """Return `item_features` of an environment that is given by name, as in a configuration file.
+
+    Args:
+        env_id: Any id of `envs_registry`, with or without `recattack_gym:` before it.
+        target_identity: See `item_features`.
+        **env_kwargs: Arguments of the environment; those of the one to train on, or items may differ.
+    """
+    env = gym.make(env_id, **env_kwargs)
+    popularity = env.get_wrapper_attr("item_popularity")
+    features = item_features(popularity, env.get_wrapper_attr("target_items"), target_identity)
+    env.close()
     return features
 
 

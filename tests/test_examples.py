@@ -2,6 +2,9 @@
 
 import importlib.util
 import math
+import re
+import shlex
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -94,3 +97,120 @@ def test_poisonrec_is_compared_with_rules_of_thumb(capsys: pytest.CaptureFixture
     assert found["PoisonRec (best)"] > found["no attack"]
     assert list(found)[-2:] == ["PoisonRec (best)", "PoisonRec, warm start (best)"]
     assert "| random search (best)" in capsys.readouterr().out
+
+
+SMALL_PPO = {"n_fake_users": 6, "profile_size": 8, "n_targets": 1, "platform_seed": 10}
+
+
+def test_a_ppo_in_one_file_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    example = load_example("cleanrl_ppo")
+    curve = example.main(example.Args(**SMALL_PPO, n_updates=24))
+    assert len(curve) == 24
+    # Over platform seeds 10 to 13 with agent seeds 0 to 3, learning multiplies RecNum by 4 at least.
+    assert sum(curve[-5:]) > 2 * sum(curve[:5]) > 0
+    assert "| update 1 " in capsys.readouterr().out
+    again = example.main(example.Args(**SMALL_PPO, n_updates=24))
+    assert again == curve
+
+
+def test_the_agent_of_that_file_starts_with_half_of_its_clicks_on_targets() -> None:
+    import numpy as np
+    import torch
+
+    example = load_example("cleanrl_ppo")
+    torch.manual_seed(0)
+    agent = example.Agent(np.array([5, 0, 9, 1, 0]), np.array([1, 4]), example.Args())
+    with torch.no_grad():
+        log_policy, values = agent(torch.tensor([[5, 5, 5], [2, 5, 5], [4, 1, 0]]))
+    policy = log_policy.exp()
+    assert values.shape == (3,)
+    assert torch.allclose(policy.sum(dim=1), torch.ones(3))
+    assert torch.allclose(policy[:, [1, 4]].sum(dim=1), torch.full((3,), 0.5), atol=0.02)
+    assert torch.allclose(policy[:, [0, 2, 3]], torch.full((3, 3), 1 / 6), atol=0.02)
+    with torch.no_grad():
+        agent.kind.bias[1] = 20.0  # the second kind is that of targets
+        policy = agent(torch.tensor([[5, 5, 5]]))[0].exp()
+    assert policy[0, [1, 4]].sum() > 0.999
+
+
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(1.0, 1.0), (0.9, 0.7), (0.5, 0.0)])
+def test_the_advantages_of_that_file_are_sums_of_surprises(gamma: float, gae_lambda: float) -> None:
+    import numpy as np
+    import torch
+
+    example = load_example("cleanrl_ppo")
+    n_steps, n_copies = 6, 2
+    values, rewards = torch.rand(2, n_steps, n_copies, generator=torch.Generator().manual_seed(0))
+    ends = torch.zeros(n_steps, n_copies)
+    ends[2, 0] = ends[5, 0] = 1.0  # copy 1 is cut in the middle of an attack
+    last_value = torch.tensor([7.0, 0.25])
+    nothing = torch.zeros(0)
+    rollout = example.Rollout(
+        np.zeros(0, np.int64), last_value, nothing, nothing, nothing, values, rewards, ends
+    )
+    found = example.estimate_advantages(rollout, gamma, gae_lambda)
+    for copy in range(n_copies):
+        for start in range(n_steps):
+            expected, weight = 0.0, 1.0
+            for t in range(start, n_steps):
+                value_tp1 = float(last_value[copy] if t == n_steps - 1 else values[t + 1, copy])
+                is_end = bool(ends[t, copy])
+                ahead = float(rewards[t, copy]) + (0.0 if is_end else gamma * value_tp1)
+                expected += weight * (ahead - float(values[t, copy]))
+                weight *= gamma * gae_lambda
+                if is_end:
+                    break
+            assert float(found[start, copy]) == pytest.approx(expected, abs=1e-5)
+    if gamma == gae_lambda == 1.0:
+        total = rewards[:3, 0].sum() - values[0, 0]
+        assert float(found[0, 0]) == pytest.approx(float(total), abs=1e-5)
+
+
+def test_that_file_reads_its_options_from_the_command_line() -> None:
+    example = load_example("cleanrl_ppo")
+    assert example.parse([]) == example.Args()
+    args = example.parse(["--platform-seed", "3", "--learning-rate", "0.5", "--log-dir", "runs"])
+    assert args == example.Args(platform_seed=3, learning_rate=0.5, log_dir="runs")
+    page = (EXAMPLES.parent / "docs" / "training.md").read_text()
+    commands = re.findall(r"^\$ python examples/cleanrl_ppo.py (.*)", page, re.MULTILINE)
+    assert commands
+    for command in commands:
+        assert example.parse(shlex.split(command)) != example.Args()
+
+
+def test_that_file_says_what_tensorboard_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = load_example("cleanrl_ppo")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SystemExit, match=r"pip install 'recattack-gym\[tensorboard\]'"):
+        example.main(example.Args(log_dir=str(tmp_path)))
+
+
+def test_that_file_logs_every_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load_example("cleanrl_ppo")
+    written: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, log_dir: str) -> None:
+            assert log_dir == str(tmp_path)
+
+        def add_text(self, tag: str, text: str) -> None:
+            assert tag == "args"
+            assert "| n_updates " in text
+
+        def add_scalar(self, tag: str, value: float, step: int) -> None:
+            written.append((tag, value, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0.0, 0))
+
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]  # a stand-in
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    curve = example.main(example.Args(**SMALL_PPO, n_updates=2, num_envs=2, log_dir=str(tmp_path)))
+    rec_nums = [(value, step) for tag, value, step in written if tag == "charts/rec_num"]
+    assert rec_nums == [(curve[0], 96), (curve[1], 192)]
+    assert all(math.isfinite(value) for _, value, _ in written)
+    assert {"losses/policy", "losses/value", "losses/entropy"} <= {tag for tag, *_ in written}
+    assert written[-1][0] == "closed"

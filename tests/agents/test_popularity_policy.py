@@ -1,5 +1,7 @@
 """The policy that knows items by popularity and target: its features, its start, and its shapes."""
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from agents.popularity_policy import (
     ItemScores,
     PopularityPolicy,
     item_features,
+    platform_features,
 )
 from agents.sb3 import make_sb3_vec_env
 from recattack_gym.core import ArgumentError
@@ -44,6 +47,16 @@ def test_items_are_described_by_target_and_standardised_popularity() -> None:
 def test_targets_are_alike_unless_asked_for() -> None:
     told_apart = item_features(POPULARITY, TARGETS, target_identity=0.2)
     assert np.array_equal(item_features(POPULARITY, TARGETS), told_apart[:, :3])
+
+
+def test_an_environment_given_by_name_has_the_features_of_that_platform() -> None:
+    options: dict[str, Any] = {"targets": 3, "n_fake_users": 2}
+    env = gym.make("recattack_gym:RecPoison-ItemPop-v0", **options)
+    popularity = env.get_wrapper_attr("item_popularity")
+    expected = item_features(popularity, env.get_wrapper_attr("target_items"), 0.5)
+    found = platform_features("recattack_gym:RecPoison-ItemPop-v0", 0.5, **options)
+    assert found.shape == (503, 6)
+    assert np.array_equal(found, expected)
 
 
 def test_equally_popular_items_give_finite_features() -> None:
