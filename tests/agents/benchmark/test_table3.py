@@ -195,7 +195,7 @@ def test_wrong_options_are_named(
 def test_ray_is_asked_for_by_name_where_it_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray.util.joblib", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(options(tmp_path, **{"--backend": "ray"})) == 2
     assert "pip install 'recattack-gym[ray]'" in capsys.readouterr().err
 
