@@ -120,7 +120,7 @@ def report(rows: Sequence[Row]) -> str:
 
 def rec_num_table(rows: Sequence[Row]) -> str:
     """Return attackers against victims: mean RecNum and half of its 95 % interval over seeds."""
-    return _grid(rows, lambda own: _with_interval([row.rec_num for row in own]))
+    return _grid(rows, lambda own: with_interval([row.rec_num for row in own]))
 
 
 def full_table(rows: Sequence[Row]) -> str:
@@ -319,7 +319,7 @@ def _quality(row: Row, name: str) -> float:
     return float(effects[name]) / before - 1 if before else 0.0
 
 
-def _with_interval(values: Sequence[float]) -> str:
+def with_interval(values: Sequence[float]) -> str:
     """Return `mean ± half width` of the 95 % interval by Student's t, or the mean alone of one value."""
     mean, n = float(np.mean(values)), len(values)
     if n == 1:
