@@ -1,9 +1,9 @@
 """Attacks that `recattack bench table3` keeps beside its results: which are asked for, and their clicks."""
 
 import argparse
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from agents.benchmark.cells import ENTRIES, Cell, identity, profiles_path
@@ -11,10 +11,10 @@ from agents.benchmark.store import ResultStore
 from agents.benchmark.table3 import cells_of, run_cells
 from agents.benchmark.workers import BACKENDS
 from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles
-from recattack_gym.simulator import PlatformSimulator
 from recattack_gym.victims import VICTIMS
 
-logger = logging.getLogger(__name__)
+Platform = tuple[str, str | None, str, int]
+"""As `Cell.platform`: dataset, protocol, victim, seed."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Plan:
     """What was asked for; its victim is the one that the attack was made against."""
     profiles: FakeProfiles
     """What it clicks."""
+
+    def platform_of(self, victim: str) -> Platform:
+        """Return the platform of `victim` with the log, targets and lists that the plan was made for."""
+        return self.cell.dataset, self.cell.protocol, victim, self.cell.seed
 
 
 def add_arguments(
@@ -118,20 +122,49 @@ def read_plan(cell: Cell, folder: Path) -> FakeProfiles | None:
     return None
 
 
-def check_plan(profiles: FakeProfiles, simulator: PlatformSimulator) -> None:
-    """Refuse a plan for a platform with other items, other targets or another direction than its own.
+def check_plan(profiles: FakeProfiles, *, n_items: int, target_items: Sequence[int]) -> None:
+    """Refuse a plan where its ids would mean other items than those it was made for.
+
+    Args:
+        profiles: With a header that says which, as `Attacker.plan` writes.
+        n_items: Size of the catalogue here, targets included.
+        target_items: Their ids here.
 
     Raises:
-        ArgumentError: If so: its ids would mean other items there.
+        ArgumentError: If the header says otherwise, or nothing.
     """
-    here = {
-        "n_items": simulator.n_items,
-        "target_items": simulator.target_items.tolist(),
-        "direction": simulator.goal.direction,
-    }
+    here = {"n_items": n_items, "target_items": list(target_items)}
     for name, value in here.items():
-        planned = profiles.header.get(name)
-        if planned != value:
+        if profiles.header.get(name) != value:
             raise ArgumentError(
-                f"{name} of the plan must be that of the platform, {value}, got {planned}"
+                f"{name} of the plan must be that of the platform, {value}, "
+                f"got {profiles.header.get(name)}"
             )
+
+
+@lru_cache(maxsize=256)
+def platform_identity(platform: Platform) -> Mapping[str, object]:
+    """Return everything that decides a platform, as plain JSON values."""
+    dataset, protocol, victim, seed = platform
+    cell = Cell(
+        dataset=dataset,
+        protocol=protocol,
+        victim=victim,
+        entry="random",  # any: what is about the attacker is left out
+        seed=seed,
+        n_queries=1,
+        n_draws=1,
+        is_full=False,
+    )
+    names = (
+        "version",
+        "victim",
+        "victim_code",
+        "victim_config",
+        "dataset",
+        "protocol",
+        "log",
+        "seed",
+    )
+    whole = identity(cell)
+    return {name: whole[name] for name in names}

@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -24,8 +23,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from agents.benchmark import plans
-from agents.benchmark.cells import Cell, fit_platform, identity, platform_simulator
-from agents.benchmark.plans import Plan, check_plan, plans_of
+from agents.benchmark.cells import fit_platform, platform_simulator
+from agents.benchmark.plans import (
+    Plan,
+    Platform,
+    check_plan,
+    plans_of,
+    platform_identity,
+)
 from agents.benchmark.store import ResultStore
 from agents.benchmark.table3 import SMOKE
 from agents.benchmark.transfer_figure import draw_transfer
@@ -43,9 +48,6 @@ ATTACKERS = ("popular", "random-search", "poisonrec", "poisonrec-warm")
 """What is compared by default: a rule of thumb, which knows no victim, and learners."""
 FOLDER = "transfer"
 """Where evaluations are, in the folder of the cells."""
-
-Platform = tuple[str, str | None, str, int]
-"""As `Cell.platform`."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def evaluate_all(
     store = ResultStore(folder)
     missing: dict[Platform, dict[Path, Piece]] = {}
     for plan, victim, retrain in product(made, victims, retrains):
-        platform = platform_of(plan, victim)
+        platform = plan.platform_of(victim)
         key = evaluation_identity(platform, plan.profiles, retrain)
         if store.get(key) is None:  # equal plans are one piece
             pieces = missing.setdefault(platform, {})
@@ -188,14 +190,15 @@ def evaluate(
     Raises:
         ArgumentError: If the plan was made for other items or targets.
     """
-    check_plan(profiles, simulator)
+    targets = simulator.target_items.tolist()
+    check_plan(profiles, n_items=simulator.n_items, target_items=targets)
     exposure = simulator.exposure(profiles, retrain=retrain)[0]
     return {
         "rec_num": int(exposure.sum()),
         "target_exposure": exposure.tolist(),
         "clean_rec_num": simulator.clean_rec_num,
         "max_rec_num": simulator.max_rec_num,
-        "target_items": simulator.target_items.tolist(),
+        "target_items": targets,
         "n_items": simulator.n_items,
         "lists": lists_digest(simulator),
         "versions": versions(),
@@ -210,12 +213,6 @@ def lists_digest(simulator: PlatformSimulator) -> str:
     return digest.hexdigest()[:16]
 
 
-def platform_of(plan: Plan, victim: str) -> Platform:
-    """Return the platform of `victim` with the log, targets and lists that a plan was made for."""
-    cell = plan.cell
-    return cell.dataset, cell.protocol, victim, cell.seed
-
-
 def evaluation_identity(
     platform: Platform, profiles: FakeProfiles, retrain: Retrain
 ) -> dict[str, object]:
@@ -223,37 +220,10 @@ def evaluation_identity(
     dataset, _, victim, seed = platform
     return {
         "piece": f"{dataset}-{victim}-{seed}-{retrain}",
-        **_platform_identity(platform),
+        **platform_identity(platform),
         "retrain": retrain,
         "profiles": profiles.content_hash,
     }
-
-
-@lru_cache(maxsize=256)
-def _platform_identity(platform: Platform) -> Mapping[str, object]:
-    dataset, protocol, victim, seed = platform
-    cell = Cell(
-        dataset=dataset,
-        protocol=protocol,
-        victim=victim,
-        entry="random",  # any: what is about the attacker is left out
-        seed=seed,
-        n_queries=1,
-        n_draws=1,
-        is_full=False,
-    )
-    names = (
-        "version",
-        "victim",
-        "victim_code",
-        "victim_config",
-        "dataset",
-        "protocol",
-        "log",
-        "seed",
-    )
-    whole = identity(cell)
-    return {name: whole[name] for name in names}
 
 
 def read_evaluations(
@@ -270,7 +240,7 @@ def read_evaluations(
     store = ResultStore(folder)
     found = []
     for retrain, plan, victim in product(retrains, made, victims):
-        key = evaluation_identity(platform_of(plan, victim), plan.profiles, retrain)
+        key = evaluation_identity(plan.platform_of(victim), plan.profiles, retrain)
         result = store.get(key)
         if result is not None:
             found.append(Evaluation(plan, victim, retrain, result))
