@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from agents.benchmark.figures import COLOURS, write_figure
 
 _CLICKED, _TARGET = COLOURS[1], COLOURS[2]
+_GREYS = LinearSegmentedColormap.from_list("greys", ["0.85", "0"])
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _draw_panel(axes: Axes, panel: Panel, shade: LogNorm) -> PathCollection:
         points[ordered, 0],
         points[ordered, 1],
         c=np.maximum(1, panel.popularity[ordered]),
-        cmap="Greys",
+        cmap=_GREYS,
         norm=shade,
         s=5,
         linewidths=0,
