@@ -97,7 +97,8 @@ def draw_embeddings(panels: Sequence[Panel], title: str, path: Path) -> None:
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     figure.suptitle(title)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=4, frameon=False)
+    n_marks = n_columns if n_columns < 3 else 4  # in a row, as the width allows
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=n_marks, frameon=False)
     figure.colorbar(
         shades[0], ax=grid.tolist(), label="genuine clicks of an original item", shrink=0.6
     )

@@ -48,7 +48,7 @@ def draw_transfer(matrices: Sequence[Matrix], path: Path) -> None:
     figure.colorbar(
         image,
         ax=panels.tolist(),
-        label="RecNum over that of the attack made against the victim itself",
+        label="RecNum over that of the attack\nmade against the victim itself",
         extend="max",
         shrink=0.8,
     )

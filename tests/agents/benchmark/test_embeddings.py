@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agents import cli
 from agents.benchmark import embeddings, plans
@@ -23,6 +24,7 @@ from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.simulator import PlatformSimulator, PlatformView
 from recattack_gym.victims import VICTIMS
+from recattack_gym.victims.ngcf import NGCF
 from tests.agents.benchmark.test_transfer import CELL
 
 LOG = Interactions(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 2, 0]), n_users=3, n_items=4)
@@ -54,6 +56,16 @@ def test_embeddings_are_what_the_victim_scores_by(name: str) -> None:
     np.testing.assert_allclose(scores, users @ items.T + bias, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["NeuMF", "GRU4Rec", "NGCF"])
+def test_there_is_one_embedding_per_item_and_none_of_users(name: str) -> None:
+    victim = VICTIMS[name]({"epochs": 9}).fit(LOG, np.random.default_rng(0))
+    items = item_embeddings(victim)
+    assert len(items) == LOG.n_items
+    assert np.isfinite(items).all()
+    if isinstance(victim, NGCF):  # its first layer enters the score as it is
+        np.testing.assert_array_equal(items, victim._propagated()[: LOG.n_items, : items.shape[1]])
+
+
 def test_victims_without_embeddings_are_drawn_on_those_of_pmf() -> None:
     assert {name: embeddings.source_of(name) for name in VICTIMS} == {
         "ItemPop": "PMF",
@@ -78,6 +90,24 @@ def test_a_map_keeps_neighbours_and_is_the_same_for_the_same_seed() -> None:
     assert ((nearest < 15) == (np.arange(30) < 15)).all()
     with pytest.raises(ArgumentError, match="--perplexity must be below the number of items, 30"):
         on_a_plane(BLOBS, 30.0, 1)
+
+
+def test_the_seed_and_the_perplexity_reach_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+
+    class Recorder:
+        """Takes t-SNE's place: from PCA, few rows give the same map whatever the seed."""
+
+        def __init__(self, **settings: object) -> None:
+            given.update(settings)
+
+        def fit_transform(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+            return rows[:, :2]
+
+    monkeypatch.setattr(embeddings, "tsne_class", lambda: Recorder)
+    on_a_plane(BLOBS, 5.0, 2**40 + 7)  # scikit-learn takes 32 bits
+    assert given["random_state"] == 7
+    assert given["perplexity"] == 5.0
 
 
 def test_the_numbers_of_a_panel_are_those_counted_by_hand() -> None:
@@ -132,9 +162,9 @@ def test_the_features_of_a_checkpoint_are_the_agents(tmp_path: Path) -> None:
 def test_a_picture_is_drawn_again_from_files_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes: list[tuple[int, int]] = []
+    sizes: list[tuple[int, ...]] = []
 
-    def quick(items: np.ndarray[tuple[int, int], np.dtype[np.float32]], *_: object) -> object:
+    def quick(items: NDArray[np.float32], *_: object) -> object:
         sizes.append(items.shape)
         return np.asarray(items[:, :2], dtype=np.float64)
 
