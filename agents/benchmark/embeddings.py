@@ -19,10 +19,16 @@ from joblib import delayed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agents.benchmark import plans
 from agents.benchmark.cells import platform_simulator
 from agents.benchmark.embeddings_figure import Panel, draw_embeddings
-from agents.benchmark.plans import Plan, Platform, check_plan, plans_of, platform_identity
+from agents.benchmark.plans import (
+    Plan,
+    Platform,
+    add_plan_options,
+    check_plan,
+    plans_of,
+    platform_identity,
+)
 from agents.benchmark.store import ResultStore
 from agents.benchmark.table3 import SMOKE
 from agents.benchmark.tables import markdown_table
@@ -51,7 +57,7 @@ FOLDER = "embeddings"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `recattack bench embeddings`."""
-    plans.add_arguments(parser, datasets=("steam",), attackers=("poisonrec",), seeds=(0,))
+    add_plan_options(parser, datasets=("steam",), attackers=("poisonrec",), seeds=(0,))
     parser.set_defaults(figures=Path("recattack-results/figures"))
     parser.add_argument(
         "--perplexity", type=float, default=30.0, help="of t-SNE, below the number of items (30)"

@@ -31,7 +31,7 @@ class Plan:
         return self.cell.dataset, self.cell.protocol, victim, self.cell.seed
 
 
-def add_arguments(
+def add_plan_options(
     parser: argparse.ArgumentParser,
     *,
     datasets: Sequence[str],
@@ -79,7 +79,7 @@ def plans_of(args: argparse.Namespace, *, is_full: bool) -> list[Plan]:
     """Return the plans that the options ask for; those that are missing are made, unless `--report-only`.
 
     Args:
-        args: What `add_arguments` declares.
+        args: What `add_plan_options` declares.
         is_full: Whether cells that are made for it also measure full retraining; those that exist serve
             either way.
 

@@ -22,11 +22,11 @@ from joblib import delayed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agents.benchmark import plans
 from agents.benchmark.cells import fit_platform, platform_simulator
 from agents.benchmark.plans import (
     Plan,
     Platform,
+    add_plan_options,
     check_plan,
     plans_of,
     platform_identity,
@@ -64,7 +64,7 @@ class Piece:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `recattack bench transfer`."""
-    plans.add_arguments(parser, datasets=("steam",), attackers=ATTACKERS, seeds=(0, 1, 2))
+    add_plan_options(parser, datasets=("steam",), attackers=ATTACKERS, seeds=(0, 1, 2))
     parser.add_argument(
         "--full", action="store_true", help="evaluate under full retraining, too (slow)"
     )
