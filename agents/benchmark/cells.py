@@ -141,6 +141,11 @@ def fit_platform(platform: tuple[str, str | None, str, int]) -> None:
     _simulator(platform)
 
 
+def platform_simulator(platform: tuple[str, str | None, str, int]) -> PlatformSimulator:
+    """Return the platform of cells; the last one is kept in this process."""
+    return _simulator(platform)
+
+
 def run_cell(cell: Cell, folder: Path) -> dict[str, object]:
     """Run one cell, or return its stored result.
 

@@ -79,7 +79,7 @@ def draw_heat_map(rows: Sequence[Row], path: Path) -> None:
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=9)
     figure.colorbar(image, label="RecNum over the best attacker's on this victim")
     axes.set_title(f"RecNum on {rows[0].cell.dataset}, mean over seeds")
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _by_batch(
@@ -125,7 +125,7 @@ def _panels(
     figure.legend(
         handles, labels, loc="outside upper center", ncols=min(5, len(labels)), frameon=False
     )
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _draw_line(
@@ -146,6 +146,7 @@ def _draw_line(
         )
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG file, whole or not at all."""
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png")

@@ -1,8 +1,7 @@
 """`recattack bench table3`: every attacker against every victim, beside PoisonRec's Table III.
 
-Cells run in processes of their own, through joblib: on this machine (`--backend loky`) or on a Ray
-cluster (`--backend ray`; start one with `ray start --head`, point `RAY_ADDRESS` at it, and keep `--out` and
-the datasets on a disk that all machines share). Each finished cell is one JSON file, so a run that was killed
+Cells run in processes of their own: on this machine (`--backend loky`, joblib's) or on a Ray cluster
+(`--backend ray`; docs/benchmarks.md says how). Each finished cell is one JSON file, so a run that was killed
 goes on where it was, and loses at most the cells that were running.
 """
 
@@ -10,10 +9,9 @@ import argparse
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-from joblib import Parallel, delayed, parallel_config
+from joblib import delayed
 from tqdm import tqdm
 
 from agents.benchmark.archive import pack, unpack
@@ -35,6 +33,7 @@ from agents.benchmark.figures import (
 )
 from agents.benchmark.sources import dataset_or_synthetic
 from agents.benchmark.store import ResultStore
+from agents.benchmark.workers import BACKENDS, share_the_machine, workers
 from agents.interruption import raise_if_interrupted
 from recattack_gym.core import ArgumentError, DatasetNotFoundError, UnknownNameError
 from recattack_gym.core.checks import as_choice, as_count
@@ -45,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 DATASETS = ("steam", "ml-1m", "amazon-phone", "amazon-clothing")
 """Of PoisonRec's evaluation."""
-BACKENDS = ("loky", "ray")
 ACTION_SPACE_ENTRIES = ("poisonrec", "poisonrec-random", "poisonrec-bplain", "poisonrec-plain")
 """Those of PoisonRec's Figures 4 and 5."""
 SMOKE = {
@@ -263,10 +261,11 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, n_jobs: int, backend: str 
         ArgumentError: If Ray is asked for and not installed.
         KeyboardInterrupt: If interrupted; finished cells are kept.
     """
+    folder = folder.resolve()  # a worker may run elsewhere
     store = ResultStore(folder)
     missing = [cell for cell in in_order(cells) if store.get(identity(cell)) is None]
     platforms = list(dict.fromkeys(cell.platform for cell in missing))
-    with _workers(n_jobs, backend) as parallel:
+    with workers(n_jobs, backend) as parallel:
         fits = parallel(delayed(_fit)(platform, n_jobs) for platform in platforms)
         for _ in tqdm(fits, total=len(platforms), desc="clean victims", unit="fit"):
             raise_if_interrupted()
@@ -275,43 +274,14 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, n_jobs: int, backend: str 
             raise_if_interrupted()
 
 
-@contextmanager
-def _workers(n_jobs: int, backend: str) -> Iterator[Parallel]:
-    """Give processes that take one task at a time and hand back results as they are finished."""
-    if backend == "ray":
-        try:
-            from ray.util.joblib import register_ray
-        except ImportError as error:
-            raise ArgumentError(
-                "--backend ray needs Ray, which is not installed: pip install 'recattack-gym[ray]'"
-            ) from error
-        register_ray()
-    with (
-        parallel_config(backend=backend if n_jobs > 1 or backend == "ray" else "sequential"),
-        Parallel(
-            n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs, return_as="generator_unordered"
-        ) as parallel,
-    ):
-        yield parallel
-
-
 def _fit(platform: tuple[str, str | None, str, int], n_jobs: int) -> None:
-    _share_the_machine(n_jobs)
+    share_the_machine(n_jobs)
     fit_platform(platform)
 
 
 def _run(cell: Cell, folder: Path, n_jobs: int) -> None:
-    _share_the_machine(n_jobs)
+    share_the_machine(n_jobs)
     run_cell(cell, folder)
-
-
-def _share_the_machine(n_jobs: int) -> None:
-    """Hold a worker that is not alone to one thread."""
-    if n_jobs > 1:
-        import torch
-
-        os.environ["RECATTACK_NUM_THREADS"] = "1"
-        torch.set_num_threads(1)
 
 
 def _datasets_here(names: Sequence[str], protocol: str | None) -> Iterator[str]:

@@ -34,6 +34,8 @@ from agents.benchmark.comparison import (
     _budgets,
     agreement,
     claims,
+    heuristics_best,
+    heuristics_table,
     interquartile_mean,
     learners_table,
     rec_num_table,
@@ -209,7 +211,7 @@ def test_wrong_options_are_named(
 def test_ray_is_asked_for_by_name_where_it_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray.util.joblib", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(options(tmp_path, **{"--backend": "ray"})) == 2
     assert "pip install 'recattack-gym[ray]'" in capsys.readouterr().err
 
@@ -299,12 +301,54 @@ def test_the_interquartile_mean_cuts_a_quarter_at_each_end(
     assert interquartile_mean(np.array(values)) == pytest.approx(expected)
 
 
+def test_the_paper_counts_its_table_4_from_its_table_3() -> None:
+    cells = {
+        (dataset, victim): {e: float(numbers[e][i]) for e, _ in HEURISTICS}
+        for dataset, numbers in TABLE3.items()
+        for i, victim in enumerate(TABLE3_VICTIMS)
+    }
+    counts = heuristics_best(cells)
+    table4 = {"random": (4, 1, 1, 1), "popular": (2, 3, 2, 3), "middle": (1, 1, 4, 4),
+              "power-item": (1, 2, 1, 0)}  # fmt: skip
+    for entry, printed in table4.items():
+        assert tuple(counts[dataset, entry] for dataset in TABLE3) == printed
+
+
+def test_heuristics_are_counted_beside_the_papers() -> None:
+    def cell(dataset: str, victim: str, *rec_nums: float) -> list[Row]:
+        rows = [row(victim, e, 0, [], n) for (e, _), n in zip(HEURISTICS, rec_nums, strict=True)]
+        return [replace(each, cell=replace(each.cell, dataset=dataset)) for each in rows]
+
+    rows = [
+        *cell("steam", "CoVisitation", 1, 5, 2, 5),  # a tie; the paper: popular
+        *cell("steam", "NGCF", 1, 2, 3, 4),  # the paper: random
+        *cell("steam", "ItemPop", 0, 0, 0, 0),  # nobody; the paper: random
+        *cell("synthetic", "BPR", 9, 0, 0, 0),  # the paper has no such dataset
+        *cell("ml-1m", "ItemPop", 2, 1, 0, 0),  # the paper: nobody
+        *cell("steam", "BPR", 1, 1, 1, 1)[:3],  # one is missing
+    ]
+    lines = [
+        [word.strip() for word in line.strip("|").split("|")]
+        for line in heuristics_table(rows).splitlines()
+    ]
+    assert lines[0] == [
+        "heuristic", "steam", "steam, paper", "synthetic", "synthetic, paper", "ml-1m", "ml-1m, paper",
+        "all", "all, paper",
+    ]  # fmt: skip
+    assert lines[2:] == [
+        ["random", "0", "2 (4)", "1", "-", "1", "0 (1)", "2", "2 (5)"],
+        ["popular", "1", "1 (2)", "0", "-", "0", "0 (3)", "1", "1 (5)"],
+        ["middle", "0", "0 (1)", "0", "-", "0", "0 (1)", "0", "0 (2)"],
+        ["power-item", "2", "0 (1)", "0", "-", "0", "0 (2)", "2", "0 (3)"],
+    ]
+    assert heuristics_table(rows[-3:]) == ""
+
+
 def test_claims_are_counted_from_the_rows() -> None:
     text = claims(ROWS)
     assert "Cells (dataset and victim) with results: 2." in text
     # ItemPop is a tie of (20 + 40) / 2 and (30 + 30) / 2, which counts for both
     assert "Best of everything compared here, by mean: poisonrec-warm 2, poisonrec 1." in text
-    assert "Best of the four heuristics (Table IV): popular 1 " in text
     assert "poisonrec-warm above poisonrec: 1 of 2 cells." in text  # ItemPop: 30 against 30
     assert "ItemPop 0.50, BPR 0.50" in text
     assert "earlier state" not in text
