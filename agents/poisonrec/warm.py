@@ -19,7 +19,7 @@ from recattack_gym.core.view import AttackerView
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmPoisonRecConfig(PoisonRecConfig):
-    """Settings of `WarmPoisonRec`, chosen on platform seeds 10 and 11 of Steam."""
+    """Settings of `WarmPoisonRec`, chosen on platform seeds 10 to 12 of Steam."""
 
     batch_size: int = 16
     """Half of the paper's, so that twice as many steps are made from the same queries."""
