@@ -39,6 +39,9 @@ ATTACKERS: Mapping[str, type[Attacker]] = _Registry(
         "cross-entropy": "agents.optimization:CrossEntropy",
         "poisonrec": "agents.poisonrec:PoisonRecAttacker",
         "poisonrec-warm": "agents.poisonrec:WarmPoisonRecAttacker",
+        "sb3-ppo": "agents.sb3.attackers:SB3PPO",
+        "sb3-a2c": "agents.sb3.attackers:SB3A2C",
+        "sb3-recurrent-ppo": "agents.sb3.attackers:SB3RecurrentPPO",
     }
 )
 """Attacker classes by the name used on the command line."""

@@ -40,6 +40,8 @@ def make(name: str, **settings: object) -> Attacker:
         settings = {"n_examples": 4, "size": 8, **settings}
     if name == "poisonrec-warm":
         settings = {"warm_up": 4, "imitation_epochs": 3, **settings}
+    if name.startswith("sb3-"):
+        settings = {"embedding_size": 4, "hidden_size": 4, **settings}
     return ATTACKERS[name](settings)
 
 
