@@ -97,10 +97,10 @@ class SB3RecurrentPPOConfig(SB3PPOConfig):
 class SB3Attacker(SearchAttacker):
     """A learner of Stable-Baselines3 that attacks the platform behind a view, rollout by rollout.
 
-    A rollout is `batch_size` whole attacks (fewer if the budget is smaller), one step per click; discount
-    and GAE's lambda are 1, since only an attack's last click is paid, see `ViewVecEnv`. After every rollout
-    but the last the policy is updated. The last rollout is what is left of the budget, one attack at least
-    and `batch_size` at most: nothing is learnt from it, since nobody would use it.
+    A rollout is `batch_size` whole attacks, one step per click; discount and GAE's lambda are 1, since only
+    an attack's last click is paid, see `ViewVecEnv`. After every rollout but the last the policy is updated.
+    The last rollout is what is left of the budget, one attack at least and `batch_size` at most: nothing is
+    learnt from it, since nobody would use it.
 
     Every untrained policy makes half of its clicks on targets. `"tree"` draws the other half nearly
     uniformly, as leaves are one level deeper or not; `"grouped"` uniformly from a band of popularity and a
@@ -122,7 +122,7 @@ class SB3Attacker(SearchAttacker):
             raise ArgumentError(
                 f"target_items must leave an item that is no target, got all {view.n_items}"
             )
-        n_envs = min(self.config.batch_size, trials.n_left)
+        n_envs = self.config.batch_size
         n_updates = (trials.n_left - 1) // n_envs
         items = (
             group_items(view.item_popularity, np.array(view.goal.target_items))

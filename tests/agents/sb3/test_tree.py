@@ -103,6 +103,8 @@ def test_entropy_over_visited_nodes_has_the_exact_entropy_as_its_mean() -> None:
 
 def test_entropy_without_given_actions_is_that_of_fresh_samples() -> None:
     made = distribution(n_rows=4)
+    made.log_prob(torch.zeros(4))  # of an earlier state, so not for the next one's entropy
+    made.proba_distribution(made._query)
     torch.manual_seed(3)
     fresh = made.entropy()
     torch.manual_seed(3)
