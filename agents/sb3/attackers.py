@@ -38,8 +38,8 @@ class SB3Config(SearchConfig):
     """`"tree"`: a walk, see `TreePolicy`; `"grouped"`: a group and a place, see `group_items`; `"flat"`:
     one logit per item."""
     learning_rate: float = 2e-2
-    """Adam's; large, since there are few updates. Chosen with `n_epochs` and `clip_range` by a few runs on BPR
-    and CoVisitation, generated data, platform seeds 10 to 13."""
+    """Adam's; large, since there are few updates. Chosen with `n_epochs` and `clip_range` by a few runs on
+    BPR and CoVisitation, generated data, platform seeds 10 to 13."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus."""
     vf_coef: float = 0.5
@@ -74,8 +74,8 @@ class SB3PPOConfig(SB3Config):
     n_minibatches: int = 1
     """Updates per pass; fewer if a rollout cannot be divided into as many equal parts."""
     clip_range: float = 0.5
-    """How far an action's probability ratio counts; larger than the usual 0.2, since the ratio of a walk is the
-    product of a dozen decisions'."""
+    """How far an action's probability ratio counts; larger than the usual 0.2, since the ratio of a walk is
+    the product of a dozen decisions'."""
 
     def __post_init__(self) -> None:
         SB3Config.__post_init__(self)
