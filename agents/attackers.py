@@ -4,6 +4,10 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 
 from agents.base import Attacker
+from recattack_gym.core import ArgumentError
+
+_OF_SB3 = ("stable_baselines3", "sb3_contrib")
+"""Packages of the extra `sb3`."""
 
 
 class _Registry(Mapping[str, type[Attacker]]):
@@ -14,7 +18,16 @@ class _Registry(Mapping[str, type[Attacker]]):
 
     def __getitem__(self, name: str) -> type[Attacker]:
         module, _, class_name = self._places[name].partition(":")
-        attacker: type[Attacker] = getattr(import_module(module), class_name)
+        try:
+            found = import_module(module)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _OF_SB3:
+                raise
+            raise ArgumentError(
+                f"attacker {name!r} needs Stable-Baselines3, which is not installed: "
+                "pip install 'recattack-gym[sb3]'"
+            ) from error
+        attacker: type[Attacker] = getattr(found, class_name)
         return attacker
 
     def __contains__(self, name: object) -> bool:
@@ -40,6 +53,9 @@ ATTACKERS: Mapping[str, type[Attacker]] = _Registry(
         "evolution": "agents.optimization:Evolution",
         "poisonrec": "agents.poisonrec.agent:PoisonRecAttacker",
         "poisonrec-warm": "agents.poisonrec.warm:WarmPoisonRecAttacker",
+        "sb3-ppo": "agents.sb3.attackers:SB3PPO",
+        "sb3-a2c": "agents.sb3.attackers:SB3A2C",
+        "sb3-recurrent-ppo": "agents.sb3.attackers:SB3RecurrentPPO",
     }
 )
 """Attacker classes by the name used on the command line."""

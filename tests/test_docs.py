@@ -21,7 +21,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "code", blocks(TRAINING, "python"), ids=["train", "one's own", "poisonrec"]
+    "code", blocks(TRAINING, "python"), ids=["train", "one's own", "tree", "poisonrec"]
 )
 def test_the_code_about_training_runs(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -48,6 +48,16 @@ def test_stable_baselines3_trains_on_an_environment(capsys: pytest.CaptureFixtur
     assert "after training" in capsys.readouterr().out
 
 
+def test_a_policy_that_walks_a_tree_is_compared_with_a_flat_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example = load_example("train_sb3_tree")
+    found = example.main(env_id="recattack_gym:RecPoison-PMF-v0", n_updates=2, n_envs=4, n_clicks=6)
+    assert list(found) == ["one logit per item", "tree"]
+    assert found["tree"]["before"] > found["one logit per item"]["before"]
+    assert "RecNum after" in capsys.readouterr().out
+
+
 def test_a_hand_written_algorithm_learns_on_an_environment(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -60,6 +60,8 @@ ENTRIES: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
         "poisonrec-random": ("poisonrec", {"action_space": "bcbt-random"}),
         "poisonrec-bplain": ("poisonrec", {"action_space": "bplain"}),
         "poisonrec-plain": ("poisonrec", {"action_space": "plain"}),
+        "sb3-ppo-grouped": ("sb3-ppo", {"actions": "grouped"}),
+        "sb3-ppo-flat": ("sb3-ppo", {"actions": "flat"}),
     }
 )
 """What can be compared: a label, the name of an attacker, and its settings beside the query budget."""

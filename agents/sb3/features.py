@@ -10,7 +10,8 @@ from torch import nn
 from recattack_gym.core.checks import as_choice, as_count
 from recattack_gym.core.errors import ArgumentError
 
-Summary = Literal["mean", "gru"]
+Summary = Literal["mean", "gru", "lstm"]
+SUMMARIES: tuple[Summary, ...] = ("mean", "gru", "lstm")
 
 
 class ClickSequenceExtractor(BaseFeaturesExtractor):
@@ -28,8 +29,9 @@ class ClickSequenceExtractor(BaseFeaturesExtractor):
     Args:
         observation_space: `PoisonEnv`'s.
         embedding_size: Width of an item's embedding.
-        summary: `"mean"` averages the embeddings; `"gru"` reads them in order, as PoisonRec's policy
-            does with an LSTM, and costs about T times as much.
+        summary: `"mean"` averages the embeddings; `"gru"` reads them in order, and costs about T times
+            as much; `"lstm"` does so too and reads an embedding of the fake user first, as PoisonRec's
+            policy does (Song et al., ICDE 2020, §IV-C).
 
     Raises:
         ArgumentError: If the space is another one, or an argument is wrong.
@@ -53,11 +55,13 @@ class ClickSequenceExtractor(BaseFeaturesExtractor):
                 f"got {observation_space}"
             )
         width = as_count("embedding_size", embedding_size)
-        self._summary: Summary = as_choice("summary", summary, ("mean", "gru"))
+        self._summary: Summary = as_choice("summary", summary, SUMMARIES)
         super().__init__(observation_space, int(2 * width + fake_user.n + step.n))
         self._nothing = int(clicks.high.max())
         self.embedding = nn.Embedding(self._nothing + 1, width, padding_idx=self._nothing)
         self.gru = nn.GRU(width, width, batch_first=True) if summary == "gru" else None
+        self.lstm = nn.LSTM(width, width, batch_first=True) if summary == "lstm" else None
+        self.users = nn.Linear(int(fake_user.n), width, bias=False) if summary == "lstm" else None
 
     def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the features, shape `(B, features_dim)`.
@@ -71,9 +75,14 @@ class ClickSequenceExtractor(BaseFeaturesExtractor):
         n_clicks = (clicks != self._nothing).sum(1)  # (B,)
         rows = torch.arange(len(clicks), device=clicks.device)
         last = (n_clicks - 1).clamp(min=0)
-        if self.gru is None:
-            summary = embedded.sum(1) / n_clicks.clamp(min=1).unsqueeze(1)
-        else:
-            summary = self.gru(embedded)[0][rows, last] * (n_clicks > 0).unsqueeze(1)
         others = (observations["fake_user"].flatten(1), observations["step"].flatten(1))
+        if self.lstm is not None and self.users is not None:
+            sequence = torch.cat(
+                [self.users(others[0]).unsqueeze(1), embedded], dim=1
+            )  # (B, 1 + T, d)
+            summary = self.lstm(sequence)[0][rows, n_clicks]
+        elif self.gru is not None:
+            summary = self.gru(embedded)[0][rows, last] * (n_clicks > 0).unsqueeze(1)
+        else:
+            summary = embedded.sum(1) / n_clicks.clamp(min=1).unsqueeze(1)
         return torch.cat([summary, embedded[rows, last], *others], dim=1)

@@ -1,6 +1,7 @@
 """What holds for every attacker in the registry."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,8 @@ def make(name: str, **settings: object) -> Attacker:
         settings = {"warm_up": 4, "imitation_epochs": 3, **settings}
     if name == "evolution":
         settings = {"first_generation": 4, **settings}
+    if name.startswith("sb3-"):
+        settings = {"embedding_size": 4, "hidden_size": 4, **settings}
     return ATTACKERS[name](settings)
 
 
@@ -229,3 +232,16 @@ def test_the_base_class_catches_an_attack_that_breaks_its_budget(
 ) -> None:
     with pytest.raises(ArgumentError, match=f"profiles of 'overspender' {message}"):
         Overspender(clicks).plan(make_view(), np.random.default_rng(0))
+
+
+def test_an_attacker_of_stable_baselines3_says_what_to_install_where_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in [m for m in sys.modules if m.startswith(("agents.sb3", "sb3_contrib"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    with pytest.raises(
+        ArgumentError, match=r"'sb3-ppo' needs .*pip install 'recattack-gym\[sb3\]'"
+    ):
+        ATTACKERS["sb3-ppo"]
+    assert "sb3-ppo" in ATTACKERS

@@ -52,8 +52,21 @@ def test_no_clicks_give_zeros(summary: Summary) -> None:
     assert not features(extractor, [[6, 6, 6, 6]], step=0)[0, :8].any()
 
 
-def test_the_gru_reads_the_order_and_the_mean_does_not() -> None:
-    cases: tuple[tuple[Summary, bool], ...] = (("mean", True), ("gru", False))
+def test_the_lstm_reads_the_fake_user_and_then_its_clicks() -> None:
+    extractor = ClickSequenceExtractor(SPACE, embedding_size=4, summary="lstm")
+    assert extractor.lstm is not None
+    assert extractor.users is not None
+    user = extractor.users.weight[:, 1]  # `features` is about fake user 1
+    for clicks in ([], [5], [5, 2, 0]):
+        read = torch.stack([user, *extractor.embedding.weight[clicks]])
+        expected = extractor.lstm(read)[0][-1].detach()
+        padded = clicks + [N_ITEMS] * (T - len(clicks))
+        row = features(extractor, [padded], step=len(clicks))[0]
+        assert torch.allclose(row[:4], expected, atol=1e-6)
+
+
+def test_recurrent_summaries_read_the_order_and_the_mean_does_not() -> None:
+    cases: tuple[tuple[Summary, bool], ...] = (("mean", True), ("gru", False), ("lstm", False))
     for summary, is_equal in cases:
         extractor = ClickSequenceExtractor(SPACE, embedding_size=4, summary=summary)
         one, other = features(extractor, [[1, 2, 3, 6], [2, 1, 3, 6]], step=3)[:, :4]
@@ -72,7 +85,7 @@ def test_both_shapes_that_stable_baselines3_gives_are_understood() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
-@pytest.mark.parametrize("summary", ["mean", "gru"])
+@pytest.mark.parametrize("summary", ["mean", "gru", "lstm"])
 def test_trains_saves_and_loads(
     algorithm: type[OnPolicyAlgorithm], summary: str, tmp_path: Path
 ) -> None:
@@ -145,7 +158,7 @@ def test_ppo_learns_to_click_the_target() -> None:
             "observation_space must be PoisonEnv's Dict",
         ),
         (SPACE, {"embedding_size": 0}, "embedding_size must be a whole number >= 1, got 0"),
-        (SPACE, {"summary": "lstm"}, "summary must be one of 'mean', 'gru', got 'lstm'"),
+        (SPACE, {"summary": "sum"}, "summary must be one of 'mean', 'gru', 'lstm', got 'sum'"),
     ],
 )
 def test_wrong_arguments_are_named(space: spaces.Dict, wrong: dict[str, Any], message: str) -> None:
