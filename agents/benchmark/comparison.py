@@ -16,6 +16,7 @@ from agents.benchmark.cells import ENTRIES, Cell, identity
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
 from agents.benchmark.store import ResultStore
 from agents.benchmark.tables import markdown_table
+from recattack_gym.core import FakeProfiles
 from recattack_gym.victims import VICTIMS
 
 logger = logging.getLogger(__name__)
@@ -406,10 +407,40 @@ def claims(rows: Sequence[Row]) -> str:
     shares = _final_shares(rows)
     if shares:
         lines.append(f"- Share of target clicks in poisonrec's last batch (Fig. 5): {shares}.")
+    pairs = [
+        alternation(FakeProfiles.load(row.path.with_suffix(".npz")))
+        for row in rows
+        if (row.cell.entry, row.cell.victim) == ("poisonrec", "CoVisitation")
+        and row.path.with_suffix(".npz").is_file()
+    ]
+    if pairs:
+        observed, expected = np.mean(pairs, axis=0)
+        lines.append(
+            f"- Of consecutive clicks in poisonrec's plans on CoVisitation, {observed:.0%} join a target and "
+            f"another item ({expected:.0%} in random order; paper: it learns to alternate)."
+        )
     n_old = sum(not row.is_current for row in rows)
     if n_old:
         lines.append(f"- {n_old} of {len(rows)} results were made by an earlier state of the code.")
     return "\n".join(lines)
+
+
+def alternation(profiles: FakeProfiles) -> tuple[float, float]:
+    """Return how often two consecutive clicks are on a target and on another item.
+
+    Args:
+        profiles: With `target_items` in the header.
+
+    Returns:
+        The observed share of pairs, and what it is expected to be if each fake user's clicks are shuffled.
+    """
+    target_items = np.array(profiles.header["target_items"], dtype=np.int64)
+    is_target = np.isin(profiles.item_ids, target_items)  # (N, T)
+    size = is_target.shape[1]
+    n_targets = is_target.sum(axis=1)
+    expected = 2 * n_targets * (size - n_targets) / max(1, size * (size - 1))
+    observed = (is_target[:, 1:] != is_target[:, :-1]).mean() if size > 1 else 0.0
+    return float(observed), float(expected.mean())
 
 
 def _by_platform(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, float]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from agents.benchmark.archive import unpack
 from agents.benchmark.cells import ENTRIES, Cell, identity, profiles_path
 from agents.benchmark.store import ResultStore
 from agents.benchmark.table3 import cells_of, run_cells
@@ -71,6 +72,9 @@ def add_plan_options(
         metavar="DIR",
         help="results of `recattack bench table3`, whose attacks are used and not made again",
     )
+    parser.add_argument(
+        "--archive", type=Path, metavar="FILE", help="table3's: results in it count as finished"
+    )
     parser.add_argument("--report-only", action="store_true", help="run nothing, show what exists")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw pictures there")
 
@@ -86,8 +90,10 @@ def plans_of(args: argparse.Namespace, *, is_full: bool) -> list[Plan]:
     Raises:
         UnknownNameError: If a victim or an attacker is unknown.
         ArgumentError: If a number is out of range, or no dataset is here.
-        ArtifactError: If a plan is not what its result says.
+        ArtifactError: If a plan is not what its result says, or the archive cannot be read.
     """
+    if args.archive is not None:
+        unpack(args.archive, args.out)
     cells = cells_of(argparse.Namespace(**{**vars(args), "no_full": not is_full}))
     found = {cell: read_plan(cell, args.out) for cell in cells}
     missing = [cell for cell, profiles in found.items() if profiles is None]

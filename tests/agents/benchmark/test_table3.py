@@ -33,6 +33,7 @@ from agents.benchmark.comparison import (
     Row,
     _budgets,
     agreement,
+    alternation,
     claims,
     heuristics_best,
     heuristics_table,
@@ -503,3 +504,13 @@ def test_agreement_is_the_rank_correlation_of_plans_under_both_kinds_of_retraini
     assert (
         agreement([plan("ItemPop", n, 7) for n in range(9)]) == []
     )  # no order under full retraining
+
+
+def test_alternation_counts_pairs_of_a_target_and_another_item() -> None:
+    clicks = np.array([[9, 1, 9, 2], [1, 1, 9, 9], [3, 3, 3, 3]])
+    observed, expected = alternation(FakeProfiles(clicks, header={"target_items": [9]}))
+    assert observed == pytest.approx((3 + 1 + 0) / 9)
+    # two of four: the next of three others is of the other kind in two cases of three
+    assert expected == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    single = FakeProfiles(np.array([[9], [1]]), header={"target_items": [9]})
+    assert alternation(single) == (0.0, 0.0)

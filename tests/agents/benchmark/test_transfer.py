@@ -288,3 +288,17 @@ def test_results_from_different_lists_are_not_put_together(tmp_path: Path) -> No
     path = tmp_path / "transfer.png"
     draw_transfer(matrices(EVALUATIONS), path)
     assert path.stat().st_size > 10_000
+
+
+def test_attacks_are_taken_from_the_archive_of_a_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "cells.zip"
+    words = options(tmp_path / "here", **{"--archive": archive})
+    assert cli.main(["bench", "table3", *words[2:]]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(plans, "run_cells", None)  # nothing is left to make
+    there = options(tmp_path / "there", **{"--archive": archive})
+    assert cli.main(there) == 0
+    data = answer(capsys)
+    assert str(data["n_finished"]) == str(data["n_evaluations"]) == str(2 * 2 * 2 * 2)
