@@ -1,4 +1,4 @@
-"""`recattack demo`: an agent that learns to attack, beside the rules of thumb, in three minutes."""
+"""`recattack demo`: agents that learn to attack, beside the rules of thumb, in three minutes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from agents.attackers import ATTACKERS
 from agents.benchmark.tables import markdown_table
 from agents.heuristic import HEURISTICS
 from agents.options import make_environment, resolved_config
@@ -21,21 +22,24 @@ from recattack_gym.core.files import atomic_write
 
 ENV_ID = "recattack_gym:RecPoison-GRU4Rec-v0"
 AGENT = "PPO (trained)"
+POISONREC = {"PoisonRec (trained)": "poisonrec", "PoisonRec, warm start": "poisonrec-warm"}
+"""Shown name and name in `ATTACKERS` of the learners beside Stable-Baselines3's PPO."""
+LEARNERS = (AGENT, *POISONREC)
 NO_ATTACK = "no attack"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """What the demo runs; the agent is `TrainingConfig`'s default, chosen on other seeds."""
+    """What the demo runs; learners have their default settings, chosen on other seeds."""
 
     n_fake_users: int = 10
     """Accounts per attack."""
     profile_size: int = 10
     """Clicks per account: attacks a quarter as expensive as PoisonRec's, to fit three minutes."""
     n_queries: int = 640
-    """Attacks that the agent may try per seed."""
+    """Attacks that every learner may try per seed."""
     n_fresh: int = 32
-    """Attacks drawn from the trained policy for its mean."""
+    """Attacks drawn from a trained policy for its mean."""
 
     def __post_init__(self) -> None:
         for name in ("n_fake_users", "profile_size", "n_queries", "n_fresh"):
@@ -45,7 +49,7 @@ class DemoConfig:
             fewer = self.n_queries // rollout * rollout
             near = f"{fewer} or {fewer + rollout}" if fewer else str(rollout)
             raise ArgumentError(
-                f"n_queries must be a multiple of {rollout}, since the agent learns from so many attacks "
+                f"n_queries must be a multiple of {rollout}, since PPO learns from so many attacks "
                 f"at a time, got {self.n_queries}: take {near}"
             )
 
@@ -60,14 +64,14 @@ class SeedResult:
     """RecNum without any attack."""
     max_rec_num: int
     """The largest RecNum there can be."""
-    curve: list[int]
-    """RecNum of every attack that the agent tried, in order."""
+    curves: Mapping[str, list[int]]
+    """Learner -> RecNum of every attack that it tried, in order."""
     mean: Mapping[str, float]
     """Attacker -> mean RecNum of fresh attacks."""
     best: Mapping[str, int]
     """Attacker -> largest RecNum among equally many attacks, `n_queries` each."""
     config: Mapping[str, object]
-    """Every argument of the environment, and of the agent's training."""
+    """Every argument of the environment, and of every learner."""
 
 
 def run_demo(
@@ -78,11 +82,11 @@ def run_demo(
     cache_dir: Path | None = None,
     show_progress: bool = True,
 ) -> Report:
-    """Train an agent per seed, compare it with the heuristics, and write a picture and the results.
+    """Train agents per seed, compare them with the heuristics, and write a picture and the results.
 
-    Every seed is another platform and another agent. The comparison is on two footings: the mean RecNum
-    of an attack (fresh ones from the trained policy, all draws of a heuristic), and the best of
-    `n_queries` attacks (all that the agent tried while learning, against as many draws of each
+    Every seed is another platform, and other agents. The comparison is on two footings: the mean RecNum
+    of an attack (fresh ones from a trained policy, all draws of a heuristic), and the best of
+    `n_queries` attacks (all that a learner tried, against as many draws of each
     heuristic, so that nobody may look at more results than the others).
 
     Args:
@@ -112,7 +116,7 @@ def run_demo(
     }
     if cache_dir is not None:
         options["cache_dir"] = str(cache_dir)
-    n_steps = (len(HEURISTICS) + 1) * config.n_queries * len(seeds)
+    n_steps = (len(HEURISTICS) + len(LEARNERS)) * config.n_queries * len(seeds)
     with tqdm(total=n_steps, unit="attack", disable=not show_progress) as bar:
         results = [_run_seed(seed, config, options, bar) for seed in seeds]
     table, rows = _compare(results, config)
@@ -138,6 +142,7 @@ def _run_seed(
     seed: int, config: DemoConfig, options: Mapping[str, object], bar: "tqdm[NoReturn]"
 ) -> SeedResult:
     from agents.learner import Learner
+    from agents.poisonrec.agent import PoisonRecAttacker
     from recattack_gym.core import Knowledge
     from recattack_gym.simulator import PlatformView
 
@@ -169,15 +174,28 @@ def _run_seed(
     learner.run(bar.update)
     fresh, _ = learner.sample(config.n_fresh)
     mean[AGENT] = float(fresh.mean())
-    best[AGENT] = int(max(learner.progress.rec_nums))
+    curves = {AGENT: learner.progress.rec_nums}
+    settings: dict[str, object] = {AGENT: asdict(training)}
+    for name, key in POISONREC.items():
+        bar.set_description(f"seed {seed}: {name}")
+        attacker_class = ATTACKERS[key]
+        assert issubclass(attacker_class, PoisonRecAttacker)  # noqa: S101  # both of POISONREC are
+        own = attacker_class({"n_queries": config.n_queries}).config
+        black_box = PlatformView(simulator, env.budget)
+        agent = attacker_class.agent_class(black_box, own, seed=seed)
+        agent.learn(on_step=lambda step: bar.update(len(step.rec_nums)))
+        curves[name] = np.concatenate([step.rec_nums for step in agent.history]).tolist()
+        mean[name] = float(black_box.query(agent.sample(config.n_fresh)).mean())
+        settings[name] = asdict(own)
+    best |= {name: max(curve) for name, curve in curves.items()}
     return SeedResult(
         seed=seed,
         clean_rec_num=simulator.clean_rec_num,
         max_rec_num=simulator.max_rec_num,
-        curve=learner.progress.rec_nums,
+        curves=curves,
         mean=mean,
         best=best,
-        config={"env": resolved_config(env), "training": asdict(training)},
+        config={"env": resolved_config(env), "learners": settings},
     )
 
 
@@ -186,7 +204,7 @@ def _compare(
 ) -> tuple[str, list[dict[str, object]]]:
     max_rec_num = float(np.mean([result.max_rec_num for result in results]))
     rows: list[dict[str, object]] = []
-    for name in (NO_ATTACK, *HEURISTICS, AGENT):
+    for name in (NO_ATTACK, *HEURISTICS, *LEARNERS):
         means = np.array([result.mean[name] for result in results])
         bests = np.array([result.best[name] for result in results])
         rows.append(
@@ -210,7 +228,7 @@ def _compare(
                 f"{row['share']:.1%}",
                 f"{min(_floats(row['mean_per_seed'])):.0f}",
                 f"{row['best_rec_num']:.0f}",
-                config.n_queries if row["attacker"] == AGENT else 0,
+                config.n_queries if row["attacker"] in LEARNERS else 0,
             )
             for row in rows
         ],

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agents.demo import AGENT, NO_ATTACK, SeedResult, smoothed
+from agents.demo import LEARNERS, NO_ATTACK, SeedResult, smoothed
 from recattack_gym.core.files import atomic_write
 
 WINDOW = 32
@@ -18,7 +18,7 @@ COLOURS = {
     "popular": "#1f77b4",
     "middle": "#9467bd",
     "power-item": "#2ca02c",
-    AGENT: "#d62728",
+    **dict(zip(LEARNERS, ("#d62728", "#e69f00", "#000000"), strict=True)),
 }
 DASHES: dict[str, tuple[int, tuple[int, ...]]] = {
     NO_ATTACK: (0, (1, 2)),
@@ -31,34 +31,33 @@ DASHES: dict[str, tuple[int, tuple[int, ...]]] = {
 
 
 def draw_learning_curves(results: Sequence[SeedResult], path: Path) -> None:
-    """Draw what the agent's attacks reach while it learns, seeds thin and their mean thick.
+    """Draw what learners' attacks reach while they learn, seeds thin and their mean thick.
 
     Args:
         results: One per seed, with curves of equal length.
         path: The `.png` file.
     """
-    curves = np.stack([smoothed(result.curve, WINDOW) for result in results])
-    first = min(WINDOW, curves.shape[1]) - 1  # before that, the mean is over few attacks
-    curves, tried = curves[:, first:], np.arange(first + 1, curves.shape[1] + 1)
+    n_tried = len(results[0].curves[LEARNERS[0]])
+    first = min(WINDOW, n_tried) - 1  # before that, the mean is over few attacks
+    tried = np.arange(first + 1, n_tried + 1)
     figure = Figure(figsize=(9.6, 4.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for n, curve in enumerate(curves):
-        label = f"{AGENT}, each platform" if n == 0 else None
-        axes.plot(tried, curve, color=COLOURS[AGENT], linewidth=0.8, alpha=0.5, label=label)
-    axes.plot(
-        tried, curves.mean(axis=0), color=COLOURS[AGENT], linewidth=2.2, label=f"{AGENT}, mean"
-    )
+    for name in LEARNERS:
+        curves = np.stack([smoothed(result.curves[name], WINDOW)[first:] for result in results])
+        for curve in curves:
+            axes.plot(tried, curve, color=COLOURS[name], linewidth=0.7, alpha=0.4)
+        axes.plot(tried, curves.mean(axis=0), color=COLOURS[name], linewidth=2.2, label=name)
     for name in results[0].mean:
-        if name != AGENT:
+        if name not in LEARNERS:
             level = float(np.mean([result.mean[name] for result in results]))
             axes.axhline(
                 level, color=COLOURS[name], linestyle=DASHES[name], label=f"{name} ({level:.0f})"
             )
-    axes.set_xlabel("attacks tried by the agent (simulated retrainings)")
+    axes.set_xlabel("attacks tried by a learner (simulated retrainings)")
     axes.set_ylabel(f"RecNum (mean of the last {WINDOW} attacks)")
     axes.set_title(
-        f"Learning to attack GRU4Rec on a synthetic log: {len(results)} platforms, "
+        f"Learning to attack GRU4Rec on a synthetic log: {len(results)} platforms (thin) and their mean, "
         f"at most {results[0].max_rec_num}",
         fontsize=11,
     )

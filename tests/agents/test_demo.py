@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agents import demo
-from agents.demo import AGENT, NO_ATTACK, DemoConfig, run_demo, smoothed
+from agents.demo import AGENT, LEARNERS, NO_ATTACK, DemoConfig, run_demo, smoothed
 from agents.heuristic import HEURISTICS
 from recattack_gym.core import ArgumentError
 
@@ -27,7 +27,7 @@ def test_the_demo_writes_a_picture_and_its_results(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "results.json").read_text())
     assert stored["seeds"] == [5, 6]
     assert [run["seed"] for run in stored["runs"]] == [5, 6]
-    for name in (NO_ATTACK, *HEURISTICS, AGENT):
+    for name in (NO_ATTACK, *HEURISTICS, *LEARNERS):
         assert name in report.text
     assert "learning-curve.png" in report.text
 
@@ -39,8 +39,9 @@ def test_everybody_is_compared_over_equally_many_attacks(tmp_path: Path) -> None
     assert {row["n_queries"] for row in rows if row["attacker"] != NO_ATTACK} == {8}
     runs = data["runs"]
     assert isinstance(runs, list)
-    assert len(runs[0]["curve"]) == 8
-    assert runs[0]["best"][AGENT] == max(runs[0]["curve"])
+    for name in LEARNERS:
+        assert len(runs[0]["curves"][name]) == 8
+        assert runs[0]["best"][name] == max(runs[0]["curves"][name])
 
 
 def test_a_senseless_size_is_refused() -> None:
@@ -69,8 +70,9 @@ def test_every_platform_is_stored_with_the_settings_that_it_had(tmp_path: Path) 
     for seed, run in zip((5, 6), stored["runs"], strict=True):
         assert run["config"]["env"]["platform_seed"] == seed
         assert run["config"]["env"]["profile_size"] == SMALL.profile_size
-        assert run["config"]["training"]["seed"] == seed
-        assert run["config"]["training"]["env_options"]["platform_seed"] == seed
+        assert set(run["config"]["learners"]) == set(LEARNERS)
+        assert run["config"]["learners"][AGENT]["seed"] == seed
+        assert run["config"]["learners"][AGENT]["env_options"]["platform_seed"] == seed
     assert stored["config"] == {"demo": asdict(SMALL)}
 
 
