@@ -1,12 +1,11 @@
 """Cells of a comparison: one attacker against one victim on one dataset with one seed, each a JSON file."""
 
-import ast
+import inspect
 import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,7 +21,7 @@ from agents.reports import Stopwatch, attack_fields, versions
 from agents.search import SearchAttacker
 from recattack_gym import __version__
 from recattack_gym.core import FakeProfiles, UnknownNameError
-from recattack_gym.core.sources import source_digest
+from recattack_gym.core.sources import imported_files, source_digest
 from recattack_gym.datasets import Dataset
 from recattack_gym.simulator import PlatformSimulator, PlatformView
 from recattack_gym.simulator.cache import code_hash
@@ -65,6 +64,9 @@ ENTRIES: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
     }
 )
 """What can be compared: a label, the name of an attacker, and its settings beside the query budget."""
+
+_DECISIVE = ("agents", "recattack_gym.core.random", "recattack_gym.core.groups")
+"""Packages and modules that decide what an attacker does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,27 +227,8 @@ def _simulator(platform: tuple[str, str | None, str, int]) -> PlatformSimulator:
 
 
 def _attacker_code(attacker: type[Attacker]) -> str:
-    """Return a digest of the sources that decide what an attacker does: all that it imports of `agents`."""
-    return source_digest(_imported(attacker.__module__))[:16]
-
-
-@lru_cache(maxsize=64)
-def _imported(module: str) -> frozenset[Path]:
-    """Return the files of a module and of everything in `agents` that it imports, directly or not."""
-    found: dict[str, Path] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        spec = None if name in found else find_spec(name)
-        if spec is None or spec.origin is None:
-            continue
-        path = found[name] = Path(spec.origin)
-        waiting += [
-            str(node.module)
-            for node in ast.walk(ast.parse(path.read_bytes()))
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("agents")
-        ]
-    return frozenset(found.values())
+    """Return a digest of the sources that decide what an attacker does: what it imports of `agents`."""
+    return source_digest(imported_files(inspect.getfile(attacker), _DECISIVE))[:16]
 
 
 def in_order(cells: Sequence[Cell]) -> Iterator[Cell]:

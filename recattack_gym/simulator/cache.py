@@ -1,7 +1,6 @@
 """Keep fitted clean victims on disk, so that the second use of the same thing is fast."""
 
 import hashlib
-import inspect
 import json
 import logging
 import os
@@ -14,10 +13,13 @@ import numpy as np
 from recattack_gym._version import __version__
 from recattack_gym.core.errors import ArtifactError
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.core.sources import source_digest
+from recattack_gym.core.sources import imported_files, source_digest
 from recattack_gym.victims.base import STATE_VERSION, Victim
 
 logger = logging.getLogger(__name__)
+
+_DECISIVE = ("recattack_gym.victims", "recattack_gym.core.random")
+"""Packages and modules that decide what a victim learns."""
 
 
 def cache_folder(cache_dir: str | Path | None) -> Path:
@@ -32,7 +34,7 @@ def cache_folder(cache_dir: str | Path | None) -> Path:
 
 
 def code_hash(victim: type[Victim]) -> str | None:
-    """Return a digest of the sources that decide what a victim learns: all victims', and its own file.
+    """Return a digest of the sources that decide what a victim learns: its own, and what they import.
 
     A version number does not move while someone edits a victim; a stale cache would then answer for
     code that is no longer there.
@@ -40,12 +42,16 @@ def code_hash(victim: type[Victim]) -> str | None:
     Returns:
         `None` if the victim has no source file, as a class that was typed into an interpreter.
     """
-    module = sys.modules.get(victim.__module__)
-    own = None if module is None else module.__dict__.get("__file__")
-    if own is None or not Path(own).is_file():
-        return None
-    folder = Path(inspect.getfile(Victim)).parent
-    return source_digest({*folder.glob("*.py"), Path(own)})
+    files: set[Path] = set()
+    for each in victim.__mro__:
+        if not issubclass(each, Victim):
+            continue
+        module = sys.modules.get(each.__module__)
+        own = None if module is None else module.__dict__.get("__file__")
+        if own is None or not Path(own).is_file():
+            return None
+        files |= imported_files(own, _DECISIVE)
+    return source_digest(files)
 
 
 def fit_cached(

@@ -1,5 +1,6 @@
 """Cells, their store, and what is worked out from them."""
 
+import inspect
 import json
 import signal
 import subprocess
@@ -23,7 +24,6 @@ from agents.benchmark.cells import (
     ENTRIES,
     Cell,
     _attacker_code,
-    _imported,
     identity,
     make_attacker,
     profiles_path,
@@ -46,6 +46,7 @@ from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
 from agents.benchmark.store import ResultStore
 from agents.search import SearchAttacker
 from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles, UnknownNameError
+from recattack_gym.core.sources import imported_files
 from recattack_gym.simulator import PlatformSimulator
 
 ROOT = Path(__file__).parents[3]
@@ -389,7 +390,7 @@ def test_the_smoke_run_writes_report_and_pictures(
 
 def test_the_code_of_an_attacker_is_what_it_imports_of_agents() -> None:
     def imported(name: str) -> set[str]:
-        return {path.name for path in _imported(ATTACKERS[name].__module__)}
+        return {path.name for path in imported_files(inspect.getfile(ATTACKERS[name]), ["agents"])}
 
     assert imported("random") == {"random_items.py", "clicks.py", "base.py"}
     assert imported("appgrad") == {"appgrad.py", "search.py", "base.py", "interruption.py"}
