@@ -138,12 +138,18 @@ def _draw_line(
     n = min(len(x) for x, _ in curves)
     x = curves[0][0][:n]
     values = np.stack([y[:n] for _, y in curves])
-    colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+    colour, dash = _style(number)
     axes.plot(x, values.mean(axis=0), color=colour, linestyle=dash, linewidth=1.6, label=label)
     if len(curves) > 1:
         axes.fill_between(
             x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0
         )
+
+
+def _style(number: int) -> tuple[str, str]:
+    """Return colour and dashes of a line; 32 differ."""
+    turns, place = divmod(number, len(COLOURS))
+    return COLOURS[place], DASHES[(place + turns) % len(DASHES)]
 
 
 def write_figure(figure: Figure, path: Path) -> None:

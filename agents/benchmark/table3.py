@@ -14,6 +14,7 @@ from pathlib import Path
 from joblib import delayed
 from tqdm import tqdm
 
+from agents.attackers import ATTACKERS
 from agents.benchmark.archive import pack, unpack
 from agents.benchmark.cells import (
     ABLATION,
@@ -158,10 +159,11 @@ def _draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     for dataset in dict.fromkeys(row.cell.dataset for row in rows):
         own = [row for row in rows if row.cell.dataset == dataset]
         asking = [row for row in own if row.result["curve"]]
+        attackers = [row for row in asking if row.cell.entry in ATTACKERS]
         spaces = [row for row in asking if row.cell.entry in ACTION_SPACE_ENTRIES]
         for name, draw, some in (
             ("heat-map", draw_heat_map, own),
-            ("anytime", draw_anytime, asking),
+            ("anytime", draw_anytime, attackers),
             ("learning", draw_learning, spaces),
             ("target-shares", draw_target_shares, spaces),
         ):

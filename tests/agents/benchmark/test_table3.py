@@ -41,7 +41,13 @@ from agents.benchmark.comparison import (
     learners_table,
     rec_num_table,
 )
-from agents.benchmark.figures import draw_anytime, draw_heat_map, draw_learning, draw_target_shares
+from agents.benchmark.figures import (
+    _style,
+    draw_anytime,
+    draw_heat_map,
+    draw_learning,
+    draw_target_shares,
+)
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
 from agents.benchmark.store import ResultStore
 from agents.search import SearchAttacker
@@ -357,6 +363,10 @@ def test_claims_are_counted_from_the_rows() -> None:
     assert "1 of 2 results were made by an earlier state" in claims(
         [ROWS[0], replace(ROWS[4], is_current=False)]
     )
+
+
+def test_no_two_lines_look_alike() -> None:
+    assert len({_style(number) for number in range(32)}) == 32
 
 
 def test_pictures_are_written(tmp_path: Path) -> None:
