@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import MappingProxyType
 
@@ -240,12 +240,31 @@ def _imported(module: str) -> frozenset[Path]:
         if spec is None or spec.origin is None:
             continue
         path = found[name] = Path(spec.origin)
-        waiting += [
-            str(node.module)
-            for node in ast.walk(ast.parse(path.read_bytes()))
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("agents")
-        ]
+        package = name if spec.submodule_search_locations else name.rpartition(".")[0]
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            waiting += [each for each in _named(node, package) if each.split(".")[0] == "agents"]
     return frozenset(found.values())
+
+
+def _named(statement: ast.AST, package: str) -> list[str]:
+    """Return the modules that a statement imports; none if it is no import.
+
+    Args:
+        statement: Of a module in `package`, wherever in it, also in a function.
+        package: What relative imports begin from.
+    """
+    if isinstance(statement, ast.Import):
+        return [alias.name for alias in statement.names]
+    if not isinstance(statement, ast.ImportFrom):
+        return []
+    module = statement.module or ""
+    if statement.level:
+        module = resolve_name("." * statement.level + module, package)
+    spec = find_spec(module) if module.split(".")[0] == "agents" else None
+    if spec is None or not spec.submodule_search_locations:
+        return [module]
+    names = [f"{module}.{alias.name}" for alias in statement.names]
+    return [module, *(name for name in names if find_spec(name) is not None)]
 
 
 def in_order(cells: Sequence[Cell]) -> Iterator[Cell]:

@@ -1,5 +1,6 @@
 """Cells, their store, and what is worked out from them."""
 
+import ast
 import json
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from agents.benchmark.cells import (
     Cell,
     _attacker_code,
     _imported,
+    _named,
     identity,
     make_attacker,
     profiles_path,
@@ -394,6 +396,25 @@ def test_the_code_of_an_attacker_is_what_it_imports_of_agents() -> None:
     assert imported("appgrad") == {"appgrad.py", "search.py", "base.py", "interruption.py"}
     assert {"agent.py", "policy.py", "tree_space.py", "kernel.py"} < imported("poisonrec")
     assert _attacker_code(ATTACKERS["random"]) != _attacker_code(ATTACKERS["popular"])
+
+
+@pytest.mark.parametrize(
+    ("statement", "names"),
+    [
+        ("import agents.search", {"agents.search"}),
+        ("import numpy, agents.base as base", {"numpy", "agents.base"}),
+        ("from agents import search", {"agents", "agents.search"}),
+        ("from agents.poisonrec import bcbt", {"agents.poisonrec", "agents.poisonrec.bcbt"}),
+        ("from agents.poisonrec.bcbt import Tree", {"agents.poisonrec.bcbt"}),
+        ("from .bcbt import Tree", {"agents.poisonrec.bcbt"}),
+        ("from . import bcbt", {"agents.poisonrec", "agents.poisonrec.bcbt"}),
+        ("from ..search import Trials", {"agents.search"}),
+        ("from numpy import zeros", {"numpy"}),
+        ("agents = 1", set()),
+    ],
+)
+def test_every_way_to_import_a_module_is_seen(statement: str, names: set[str]) -> None:
+    assert set(_named(ast.parse(statement).body[0], "agents.poisonrec")) == names
 
 
 def test_an_archive_takes_results_to_another_machine(
