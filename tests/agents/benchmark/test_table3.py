@@ -417,6 +417,18 @@ def test_every_way_to_import_a_module_is_seen(statement: str, names: set[str]) -
     assert set(_named(ast.parse(statement).body[0], "agents.poisonrec")) == names
 
 
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    result = tmp_path / "a.json"
+    result.write_text(json.dumps(list(range(500))))
+    archive = tmp_path / "results.zip"
+    pack([result], archive)
+    damaged = bytearray(archive.read_bytes())
+    damaged[60:120] = bytes(byte ^ 0x5A for byte in damaged[60:120])
+    archive.write_bytes(bytes(damaged))
+    with pytest.raises(ArtifactError, match=r"results\.zip must be a readable archive of results"):
+        unpack(archive, tmp_path / "cells")
+
+
 def test_an_archive_takes_results_to_another_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
