@@ -14,7 +14,6 @@ import numpy as np
 
 from agents.attackers import ATTACKERS
 from agents.base import Attacker
-from agents.benchmark.sources import dataset_or_synthetic
 from agents.benchmark.store import ResultStore
 from agents.interruption import raise_if_interrupted
 from agents.recording import RecordingView
@@ -23,7 +22,7 @@ from agents.search import SearchAttacker
 from recattack_gym import __version__
 from recattack_gym.core import FakeProfiles, UnknownNameError
 from recattack_gym.core.sources import source_digest
-from recattack_gym.datasets import Dataset
+from recattack_gym.datasets import Dataset, load
 from recattack_gym.simulator import PlatformSimulator, PlatformView
 from recattack_gym.simulator.cache import code_hash
 from recattack_gym.victims import VICTIMS
@@ -109,11 +108,21 @@ def make_attacker(cell: Cell) -> Attacker:
     return attacker(settings)
 
 
-def identity(cell: Cell) -> dict[str, object]:
-    """Return everything that decides the result of a cell, as plain JSON values."""
+def identity(cell: Cell, *, log: str | None = None) -> dict[str, object]:
+    """Return everything that decides the result of a cell, as plain JSON values.
+
+    Args:
+        cell: What to measure.
+        log: Hash of the dataset's log where that is not on this machine; `None` loads it.
+
+    Raises:
+        UnknownNameError: If there is no such entry.
+        DatasetNotFoundError: If the dataset is wanted and neither here nor to be had.
+    """
     attacker = make_attacker(cell)
     is_search = isinstance(attacker, SearchAttacker)
-    log = _dataset(cell.dataset, cell.protocol).log.content_hash
+    if log is None:
+        log = _dataset(cell.dataset, cell.protocol).log.content_hash
     return {
         "piece": f"{cell.dataset}-{cell.victim}-{cell.entry}-{cell.seed}",
         "version": __version__,
@@ -215,7 +224,7 @@ def _measure(cell: Cell) -> tuple[dict[str, object], FakeProfiles]:
 
 @lru_cache(maxsize=4)
 def _dataset(name: str, protocol: str | None) -> Dataset:
-    return dataset_or_synthetic(name, protocol)
+    return load(name, protocol=protocol)
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from scipy.stats import t as student
 
 from agents.benchmark.cells import ENTRIES, Cell, identity
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
+from agents.benchmark.sources import is_here
 from agents.benchmark.store import ResultStore
 from agents.benchmark.tables import markdown_table
 from recattack_gym.victims import VICTIMS
@@ -62,7 +63,8 @@ def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
     """Return the finished ones of some cells.
 
     A result that was made by other code than is here now is used where there is no current one, and
-    marked, so that a comparison need not be repeated for a changed comment.
+    marked, so that a comparison need not be repeated for a changed comment. Of a dataset that is not on this
+    machine, the log that results were made from is taken for its log.
 
     Args:
         cells: What is wanted.
@@ -70,13 +72,17 @@ def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
     """
     store = ResultStore(folder)
     stored: dict[tuple[object, ...], tuple[float, Path, Mapping[str, object]]] = {}
+    logs: dict[tuple[str, str | None], str] = {}
     for path, known, result in _files(folder):
         key, age = _key(known), path.stat().st_mtime
+        dataset, protocol = known["dataset"], known["protocol"]
+        logs[str(dataset), None if protocol is None else str(protocol)] = str(known["log"])
         if key not in stored or stored[key][0] < age:
             stored[key] = age, path, result
     rows = []
     for cell in cells:
-        wanted = identity(cell)
+        elsewhere = None if is_here(cell.dataset) else logs.get((cell.dataset, cell.protocol))
+        wanted = identity(cell, log=elsewhere)
         current = store.get(wanted)
         if current is not None:
             rows.append(Row(cell, current, is_current=True, path=store.path(wanted)))

@@ -78,7 +78,7 @@ def draw_heat_map(rows: Sequence[Row], path: Path) -> None:
                 text = f"{means[i, j]:,.0f}"
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=9)
     figure.colorbar(image, label="RecNum over the best attacker's on this victim")
-    axes.set_title(f"RecNum on {rows[0].cell.dataset}, mean over seeds")
+    axes.set_title(f"RecNum on {rows[0].cell.label}, mean over seeds")
     write_figure(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from agents.benchmark.comparison import (
     heuristics_table,
     interquartile_mean,
     learners_table,
+    read_rows,
     rec_num_table,
 )
 from agents.benchmark.figures import draw_anytime, draw_heat_map, draw_learning, draw_target_shares
@@ -112,6 +114,20 @@ def test_what_decides_a_result_is_in_its_identity() -> None:
     search = replace(CELL, entry="random-search")
     assert identity(search) != identity(replace(search, n_queries=13))
     assert identity(search) == identity(replace(search, n_draws=9))  # has no draws
+
+
+@pytest.mark.parametrize("part", ["code_hash", "_attacker_code", "__version__"])
+def test_a_result_of_other_code_is_another_one(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = identity(CELL)
+    is_text = part == "__version__"
+    monkeypatch.setattr(cells_module, part, "other" if is_text else lambda _: "other")
+    changed = identity(CELL)
+    assert sum(base[name] != changed[name] for name in base) == 1
+
+
+def test_a_result_from_another_log_is_another_one() -> None:
+    other = identity(CELL, log="other")
+    assert {**other, "log": identity(CELL)["log"]} == identity(CELL) != other
 
 
 def options(folder: Path, **changes: object) -> list[str]:
@@ -268,6 +284,16 @@ ROWS = [
 ]  # fmt: skip
 
 
+def costly(rows: list[Row]) -> list[Row]:
+    """Return rows with all that a report needs."""
+    more = {
+        "finetune_rec_num": 1, "full_rec_num": None, "knowledge": "black_box", "n_queries": 4,
+        "clicks": 400, "cpu_seconds": 1.0, "target_share": 0.5,
+        "side_effects": {"clean_hr_at_k": 0.5, "hr_at_k": 0.4, "clean_ndcg_at_k": 0.2, "ndcg_at_k": 0.3},
+    }  # fmt: skip
+    return [replace(each, result=MappingProxyType({**each.result, **more})) for each in rows]
+
+
 def test_means_and_intervals_are_those_worked_out_by_hand() -> None:
     table = rec_num_table(ROWS)
     line = next(x for x in table.splitlines() if x.startswith("| poisonrec "))
@@ -415,6 +441,76 @@ def test_the_code_of_an_attacker_is_what_it_imports_of_agents() -> None:
 )
 def test_every_way_to_import_a_module_is_seen(statement: str, names: set[str]) -> None:
     assert set(_named(ast.parse(statement).body[0], "agents.poisonrec")) == names
+
+
+def test_a_result_of_other_code_serves_where_there_is_none_of_this_and_the_newest_first(
+    tmp_path: Path,
+) -> None:
+    store, key = ResultStore(tmp_path), identity(CELL)
+    for age, code in ((200, "older"), (100, "newer"), (300, "oldest")):
+        stale = {**key, "attacker_code": code}
+        store.put(stale, {"rec_num": code})
+        then = time.time() - age
+        os.utime(store.path(stale), (then, then))
+    (found,) = read_rows([CELL], tmp_path)
+    assert (found.result["rec_num"], found.is_current) == ("newer", False)
+    store.put(key, {"rec_num": "current"})
+    os.utime(store.path(key), (0, 0))
+    (found,) = read_rows([CELL], tmp_path)
+    assert (found.result["rec_num"], found.is_current) == ("current", True)
+    assert found.path == store.path(key)
+
+
+def test_a_stand_in_goes_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECATTACK_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    here = table3.datasets_here(["steam", "synthetic-steam"], "none")
+    assert here == [("synthetic-steam", None)]
+    assert table3.datasets_here(["steam"], "poisonrec") == [("synthetic-steam", None)]
+
+
+def test_results_of_a_dataset_that_is_not_here_are_reported_and_stay_in_the_archive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {**identity(CELL), "dataset": "amazon-phone", "protocol": "poisonrec", "log": "theirs"}
+    known["piece"] = f"amazon-phone-{CELL.victim}-random-3"
+    (result,) = costly([row(CELL.victim, "random", 3, [], 77)])
+    made_there = ResultStore(tmp_path / "there")
+    made_there.put(known, dict(result.result))
+    plan = profiles_path(made_there, known)
+    plan.write_bytes(b"clicks")
+    archive = tmp_path / "results.zip"
+    assert pack([made_there.path(known), plan], archive) == 2
+
+    monkeypatch.delenv("RECATTACK_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    kept = {"--victims": "ItemPop", "--attackers": "random", "--seeds": "0"}
+    assert cli.main([*options(tmp_path / "here", **kept), "--archive", str(archive)]) == 0
+    with zipfile.ZipFile(archive) as packed:
+        names = packed.namelist()
+    assert {made_there.path(known).name, plan.name} < set(names)
+    assert len(names) == 4
+    capsys.readouterr()
+
+    shown = ["--report-only", "--everything", "--archive", str(archive), "--out", str(tmp_path)]
+    assert cli.main(["bench", "table3", "--json", *shown]) == 0
+    out, err = capsys.readouterr()
+    rows = json.loads(out.splitlines()[-1])["rec_num"]
+    assert [(each["dataset"], each["is_current"]) for each in rows] == [
+        ("amazon-phone", True),
+        ("synthetic", True),
+    ]
+    assert "Downloading" not in err
+
+
+def test_an_archive_that_is_to_be_reported_must_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing.zip"
+    shown = [*options(tmp_path / "cells"), "--report-only", "--archive", str(missing)]
+    assert cli.main(shown) == 2
+    assert f"{missing} must be a readable archive of results" in capsys.readouterr().err
 
 
 def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
