@@ -14,6 +14,7 @@ import numpy as np
 
 from agents.attackers import ATTACKERS
 from agents.base import Attacker
+from agents.benchmark.published import TABLE3
 from agents.benchmark.store import ResultStore
 from agents.interruption import raise_if_interrupted
 from agents.recording import RecordingView
@@ -86,6 +87,13 @@ class Cell:
     """Plans of attackers that do not query; theirs are averaged."""
     is_full: bool
     """Whether the plan is also evaluated by full retraining."""
+
+    @property
+    def label(self) -> str:
+        """What reports call the dataset: its name, and its protocol if that is not the usual one."""
+        usual = "poisonrec" if self.dataset in TABLE3 else None
+        suffix = "" if self.protocol == usual else f"-{self.protocol or 'no-protocol'}"
+        return f"{self.dataset}{suffix}"
 
     @property
     def platform(self) -> tuple[str, str | None, str, int]:

@@ -93,7 +93,7 @@ def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
 
 
 def cells_in(folder: Path) -> list[Cell]:
-    """Return the cells that a folder has results of: per dataset, victim, attacker and seed one.
+    """Return the cells that a folder has results of: per dataset, protocol, victim, attacker and seed one.
 
     Where there are several, with other budgets, it is the one with the most queries, most draws and
     full retraining.
@@ -162,8 +162,8 @@ def _key(identified: Mapping[str, object]) -> tuple[object, ...]:
 def report(rows: Sequence[Row]) -> str:
     """Return everything as Markdown: a section per dataset, then the claims."""
     parts = []
-    for dataset in dict.fromkeys(row.cell.dataset for row in rows):
-        own = [row for row in rows if row.cell.dataset == dataset]
+    for dataset in dict.fromkeys(row.cell.label for row in rows):
+        own = [row for row in rows if row.cell.label == dataset]
         parts += [
             f"## {dataset}\n\n{_budgets(own)} RecNum, mean over seeds ± half of the 95 % interval "
             "(Student's t); a number alone is one seed's.",
@@ -252,7 +252,7 @@ def agreement(rows: Sequence[Row]) -> list[str]:
 
 def paper_table(rows: Sequence[Row]) -> str:
     """Return the paper's numbers for the same dataset, attackers and victims."""
-    published = TABLE3.get(rows[0].cell.dataset, {})
+    published = TABLE3.get(rows[0].cell.label, {})
 
     def cell(own: Sequence[Row]) -> str:
         first = own[0].cell
@@ -288,9 +288,13 @@ def learners_table(rows: Sequence[Row]) -> str:
 
     The last column is at the cell's own budget, whatever that is, as long as both have the same. Ratios are
     formed per victim and seed (cells where both are 0 are left out), then their interquartile
-    mean, with a 95 % interval by bootstrap over seeds within victims (Agarwal et al., NeurIPS 2021).
+    mean, with a 95 % interval by bootstrap over seeds within victims (Agarwal et al., NeurIPS 2021); victims
+    with one seed add nothing to its width.
+
+    Returns:
+        An empty text if there is nobody to compare.
     """
-    by_cell = {(r.cell.dataset, r.cell.victim, r.cell.seed, r.cell.entry): r for r in rows}
+    by_cell = {(r.cell.label, r.cell.victim, r.cell.seed, r.cell.entry): r for r in rows}
     entries = [e for e, own in _by(rows, "entry").items() if len(own[0].curve)]
     if "poisonrec" not in entries:
         return ""
@@ -316,7 +320,7 @@ def learners_table(rows: Sequence[Row]) -> str:
             line.append(_iqm_with_interval(list(ratios.values())))
         lines.append(line)
     header = [f"{b:,} queries" if b else "all of them" for b in budgets]
-    return markdown_table(("attacker", *header), lines)
+    return markdown_table(("attacker", *header), lines) if lines else ""
 
 
 def heuristics_table(rows: Sequence[Row]) -> str:
@@ -365,8 +369,7 @@ def heuristics_best(
     return Counter(
         (dataset, entry)
         for (dataset, _), values in cells.items()
-        if any(values[entry] for entry in HEURISTIC_ENTRIES)
-        for entry in _best(values, HEURISTIC_ENTRIES)
+        for entry in _winners(values, HEURISTIC_ENTRIES)
     )
 
 
@@ -388,13 +391,13 @@ def claims(rows: Sequence[Row]) -> str:
     paper_entries = (*HEURISTIC_ENTRIES, "conslop", "appgrad", "poisonrec")
     with_all = {k: v for k, v in cells.items() if set(paper_entries) <= set(v)}
     if with_all:
-        best = Counter(e for v in with_all.values() for e in _best(v, paper_entries))
+        best = Counter(e for v in with_all.values() for e in _winners(v, paper_entries))
         lines.append(
             f"- Best of the paper's seven attacks, by mean: {_counted(best)} (paper: poisonrec in all but "
             "CoVisitation, where conslop wins on 3 of 4 datasets)."
         )
     if cells:
-        best = Counter(e for v in cells.values() for e in _best(v, list(v)))
+        best = Counter(e for v in cells.values() for e in _winners(v, list(v)))
         lines.append(f"- Best of everything compared here, by mean: {_counted(best)}.")
     for better, worse in (
         ("poisonrec", "poisonrec-random"),
@@ -422,7 +425,7 @@ def _by_platform(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, float]]
     """Return mean RecNum over seeds: platform, then attacker."""
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in rows:
-        entries = found.setdefault((row.cell.dataset, row.cell.victim), {})
+        entries = found.setdefault((row.cell.label, row.cell.victim), {})
         entries.setdefault(row.cell.entry, []).append(row.rec_num)
     return {
         platform: {entry: float(np.mean(values)) for entry, values in entries.items()}
@@ -439,10 +442,10 @@ def _final_shares(rows: Sequence[Row]) -> str:
     return ", ".join(f"{victim} {np.mean(values):.2f}" for victim, values in found.items())
 
 
-def _best(means: Mapping[str, float], entries: Sequence[str]) -> list[str]:
-    """Return the entries with the largest mean; all of them where they tie."""
+def _winners(means: Mapping[str, float], entries: Sequence[str]) -> list[str]:
+    """Return the entries with the largest mean, all where they tie, and none where nobody has anything."""
     largest = max(means[entry] for entry in entries)
-    return [entry for entry in entries if means[entry] == largest]
+    return [entry for entry in entries if means[entry] == largest] if largest else []
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -495,10 +498,15 @@ def with_interval(values: Sequence[float]) -> str:
 
 
 def _iqm_with_interval(groups: Sequence[Sequence[float]]) -> str:
-    """Return the interquartile mean of all values and its 95 % interval, resampling within groups."""
+    """Return the interquartile mean of all values and its 95 % interval, resampling within groups.
+
+    The mean alone where no group has two values: there is nothing to resample.
+    """
     if not groups:
         return "-"
     centre = interquartile_mean(np.concatenate([np.array(g) for g in groups]))
+    if all(len(group) == 1 for group in groups):
+        return f"{centre:.2f}"
     rng = np.random.default_rng(0)
     draws = [
         interquartile_mean(np.concatenate([rng.choice(np.array(g), size=len(g)) for g in groups]))

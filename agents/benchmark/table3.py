@@ -155,8 +155,8 @@ def _files_of(row: Row) -> tuple[Path, Path]:
 def _draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Draw every picture of every dataset that there are rows for."""
     drawn = []
-    for dataset in dict.fromkeys(row.cell.dataset for row in rows):
-        own = [row for row in rows if row.cell.dataset == dataset]
+    for dataset in dict.fromkeys(row.cell.label for row in rows):
+        own = [row for row in rows if row.cell.label == dataset]
         asking = [row for row in own if row.result["curve"]]
         spaces = [row for row in asking if row.cell.entry in ACTION_SPACE_ENTRIES]
         for name, draw, some in (

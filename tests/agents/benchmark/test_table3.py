@@ -43,6 +43,7 @@ from agents.benchmark.comparison import (
     learners_table,
     read_rows,
     rec_num_table,
+    report,
 )
 from agents.benchmark.figures import draw_anytime, draw_heat_map, draw_learning, draw_target_shares
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
@@ -294,6 +295,11 @@ def costly(rows: list[Row]) -> list[Row]:
     return [replace(each, result=MappingProxyType({**each.result, **more})) for each in rows]
 
 
+def test_harm_is_the_relative_change_of_quality() -> None:
+    text = report(costly(ROWS))
+    assert "| -20.0% |  +50.0% |" in text  # 0.4 of 0.5, 0.3 of 0.2
+
+
 def test_means_and_intervals_are_those_worked_out_by_hand() -> None:
     table = rec_num_table(ROWS)
     line = next(x for x in table.splitlines() if x.startswith("| poisonrec "))
@@ -345,7 +351,11 @@ def test_the_paper_counts_its_table_4_from_its_table_3() -> None:
 def test_heuristics_are_counted_beside_the_papers() -> None:
     def cell(dataset: str, victim: str, *rec_nums: float) -> list[Row]:
         rows = [row(victim, e, 0, [], n) for (e, _), n in zip(HEURISTICS, rec_nums, strict=True)]
-        return [replace(each, cell=replace(each.cell, dataset=dataset)) for each in rows]
+        protocol = "poisonrec" if dataset in TABLE3 else None
+        return [
+            replace(each, cell=replace(each.cell, dataset=dataset, protocol=protocol))
+            for each in rows
+        ]
 
     rows = [
         *cell("steam", "CoVisitation", 1, 5, 2, 5),  # a tie; the paper: popular
@@ -383,6 +393,40 @@ def test_claims_are_counted_from_the_rows() -> None:
     assert "1 of 2 results were made by an earlier state" in claims(
         [ROWS[0], replace(ROWS[4], is_current=False)]
     )
+
+
+def test_where_nobody_reaches_anything_nobody_is_the_best() -> None:
+    nobody = [row("PMF", entry, 0, [], 0.0) for entry, _ in HEURISTICS]
+    nobody += [row("PMF", entry, 0, [0, 0]) for entry in ("conslop", "appgrad", "poisonrec")]
+    entries = ("random", "popular", "middle", "power-item", "conslop", "appgrad")
+    poor = [row("BPR", entry, 0, [1, 1]) for entry in entries]
+    text = claims([*nobody, *poor, row("BPR", "poisonrec", 0, [1, 2])])
+    assert "Best of the paper's seven attacks, by mean: poisonrec 1 (" in text
+    assert "Best of everything compared here, by mean: poisonrec 1." in text
+
+
+def test_without_another_learner_there_is_no_table_of_learners() -> None:
+    alone = [each for each in ROWS if each.cell.entry != "poisonrec-warm"]
+    assert learners_table(alone) == ""
+    assert "Best RecNum after so many queries" not in report(costly(alone))
+
+
+def test_a_dataset_with_another_protocol_is_another_one_in_a_report() -> None:
+    steam = [row("BPR", "poisonrec", 0, [n, n]) for n in (100, 900)]
+    rows = costly(
+        [
+            replace(each, cell=replace(each.cell, dataset="steam", protocol=protocol))
+            for each, protocol in zip(steam, ("poisonrec", None), strict=True)
+        ]
+    )
+    text = report(rows)
+    with_protocol, without = text.split("## steam-no-protocol")
+    assert "## steam\n" in with_protocol
+    assert "| poisonrec | 100 |" in with_protocol
+    assert "| poisonrec | 163 |" in with_protocol  # the paper's
+    assert "| poisonrec | 900 |" in without
+    assert "163" not in without
+    assert "Cells (dataset and victim) with results: 2." in without
 
 
 def test_pictures_are_written(tmp_path: Path) -> None:
@@ -610,11 +654,11 @@ def test_budgets_that_differ_are_said_and_only_equal_ones_compared(
     assert _budgets(rows) == "1 seed. Queries of attackers that query: 4, 2 against NGCF."
     monkeypatch.setattr("agents.benchmark.comparison.BUDGETS", (2, 4))
     line = next(x for x in learners_table(rows).splitlines() if x.startswith("| poisonrec-warm"))
-    assert "2.00 [" in line.split("|")[2]  # (1 + 3) / 2
-    assert "2.00 [2.00, 2.00]" in line.split("|")[3]  # NGCF has no 4 queries: 40 / 20
-    assert "2.00 [2.00, 2.00]" not in line.split("|")[4]
+    # (1 + 3) / 2; no interval: one seed each
+    assert line.split("|")[2].strip() == "2.00"
+    assert line.split("|")[3].strip() == "2.00"  # NGCF has no 4 queries: 40 / 20
     # all of them: 40 / 20 of ItemPop, 24 / 8 of NGCF
-    assert "2.50 [" in line.split("|")[4]
+    assert line.split("|")[4].strip() == "2.50"
 
 
 def test_agreement_is_the_rank_correlation_of_plans_under_both_kinds_of_retraining() -> None:
