@@ -195,7 +195,7 @@ def _command(args: argparse.Namespace) -> str:
             f"--datasets {' '.join(args.datasets)} --protocol {args.protocol} "
             f"--victims {' '.join(args.victims)} --attackers {' '.join(args.attackers)} "
             f"--seeds {' '.join(map(str, args.seeds))} --queries {args.queries} --draws {args.draws} "
-            "--jobs 2"
+            f"{'--no-full ' if args.no_full else ''}--jobs 2"
         )
     places = "".join(
         f" --{name.replace('_', '-')} {getattr(args, name)}"

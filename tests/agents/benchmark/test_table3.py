@@ -1,5 +1,6 @@
 """Cells, their store, and what is worked out from them."""
 
+import argparse
 import ast
 import json
 import os
@@ -427,6 +428,15 @@ def test_a_dataset_with_another_protocol_is_another_one_in_a_report() -> None:
     assert "| poisonrec | 900 |" in without
     assert "163" not in without
     assert "Cells (dataset and victim) with results: 2." in without
+
+
+def test_the_command_of_a_report_asks_for_the_same_cells() -> None:
+    parser = argparse.ArgumentParser()
+    table3.add_arguments(parser)
+    for given in (["--no-full"], ["--protocol", "none", "--seeds", "4", "5", "--queries", "9"]):
+        args = parser.parse_args(["--datasets", "synthetic", "--protocol", "none", *given])
+        again = parser.parse_args(table3._command(args).split()[3:])
+        assert table3.cells_of(again) == table3.cells_of(args)
 
 
 def test_pictures_are_written(tmp_path: Path) -> None:
