@@ -16,11 +16,12 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from agents import cli
 from agents.attackers import ATTACKERS
 from agents.benchmark import cells as cells_module
-from agents.benchmark import table3
+from agents.benchmark import figures, table3
 from agents.benchmark.archive import pack, unpack
 from agents.benchmark.cells import (
     ENTRIES,
@@ -93,6 +94,15 @@ def test_a_searching_cell_has_its_whole_curve_and_the_common_budget(tmp_path: Pa
     assert result["best_of_draws"] is None
     assert result["full_rec_num"] is None
     assert result["policy_rec_num"] == pytest.approx(np.mean(curve[-12:]))
+
+
+def test_what_a_policy_reaches_is_the_mean_of_its_last_batch(tmp_path: Path) -> None:
+    result = run_cell(replace(CELL, entry="random-search", is_full=False, n_queries=40), tmp_path)
+    curve = result["curve"]
+    assert isinstance(curve, list)
+    assert result["batch_sizes"] == [32, 8]
+    assert result["policy_rec_num"] == pytest.approx(np.mean(curve[32:]))
+    assert np.mean(curve[:32]) != pytest.approx(np.mean(curve[32:]))
 
 
 def test_all_searching_entries_get_the_same_budget() -> None:
@@ -437,6 +447,25 @@ def test_the_command_of_a_report_asks_for_the_same_cells() -> None:
         args = parser.parse_args(["--datasets", "synthetic", "--protocol", "none", *given])
         again = parser.parse_args(table3._command(args).split()[3:])
         assert table3.cells_of(again) == table3.cells_of(args)
+
+
+def test_lines_of_many_attackers_can_be_told_apart() -> None:
+    assert len({figures.line_style(number) for number in range(32)}) == 32
+
+
+def test_the_legend_has_attackers_that_are_not_in_the_first_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def look(figure: Figure, path: Path) -> None:
+        del path
+        shown.extend(text.get_text() for legend in figure.legends for text in legend.get_texts())
+
+    monkeypatch.setattr(figures, "write_figure", look)
+    rows = [row("ItemPop", "poisonrec", 0, [1, 2]), row("BPR", "poisonrec-plain", 0, [1, 2])]
+    draw_anytime(rows, tmp_path / "anytime.png")
+    assert shown == ["poisonrec", "poisonrec-plain"]
 
 
 def test_pictures_are_written(tmp_path: Path) -> None:
