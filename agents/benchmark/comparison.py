@@ -166,7 +166,8 @@ def report(rows: Sequence[Row]) -> str:
         own = [row for row in rows if row.cell.label == dataset]
         parts += [
             f"## {dataset}\n\n{_budgets(own)} RecNum, mean over seeds ± half of the 95 % interval "
-            "(Student's t); a number alone is one seed's.",
+            "(Student's t); a number alone is one seed's. Attackers that do not query: the mean over their "
+            "draws. The others: the best set that they tried, on the candidate lists that it was chosen on.",
             rec_num_table(own),
             "PoisonRec's Table III (Song et al., ICDE 2020), for comparison of orders, not of levels.",
             paper_table(own),

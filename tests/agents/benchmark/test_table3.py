@@ -311,6 +311,12 @@ def test_harm_is_the_relative_change_of_quality() -> None:
     assert "| -20.0% |  +50.0% |" in text  # 0.4 of 0.5, 0.3 of 0.2
 
 
+def test_a_report_says_that_some_numbers_are_means_and_others_the_best_of_many() -> None:
+    text = report(costly(ROWS))
+    assert "Attackers that do not query: the mean over their draws." in text
+    assert "The others: the best set that they tried" in text
+
+
 def test_means_and_intervals_are_those_worked_out_by_hand() -> None:
     table = rec_num_table(ROWS)
     line = next(x for x in table.splitlines() if x.startswith("| poisonrec "))
