@@ -169,8 +169,13 @@ def report(rows: Sequence[Row]) -> str:
             "(Student's t); a number alone is one seed's. Attackers that do not query: the mean over their "
             "draws. The others: the best set that they tried, on the candidate lists that it was chosen on.",
             rec_num_table(own),
-            "PoisonRec's Table III (Song et al., ICDE 2020), for comparison of orders, not of levels.",
-            paper_table(own),
+        ]
+        if dataset in TABLE3:
+            parts += [
+                "PoisonRec's Table III (Song et al., ICDE 2020), for comparison of orders, not of levels.",
+                paper_table(own),
+            ]
+        parts += [
             "The same plans after full retraining, mean over seeds (heuristics: their first draw).",
             full_table(own),
             *agreement(own),

@@ -443,6 +443,7 @@ def test_a_dataset_with_another_protocol_is_another_one_in_a_report() -> None:
     assert "| poisonrec | 163 |" in with_protocol  # the paper's
     assert "| poisonrec | 900 |" in without
     assert "163" not in without
+    assert "PoisonRec's Table III" not in without
     assert "Cells (dataset and victim) with results: 2." in without
 
 
