@@ -37,6 +37,7 @@ from agents.benchmark.cells import (
 from agents.benchmark.comparison import (
     Row,
     _budgets,
+    _iqm_with_interval,
     agreement,
     claims,
     heuristics_best,
@@ -350,6 +351,20 @@ def test_the_interquartile_mean_cuts_a_quarter_at_each_end(
     values: list[float], expected: float
 ) -> None:
     assert interquartile_mean(np.array(values)) == pytest.approx(expected)
+
+
+def test_the_interval_resamples_as_many_seeds_as_there_are_within_each_group() -> None:
+    low, high = _ends(_iqm_with_interval([range(16)]))
+    # the middle half of 16 uniform values has a mean with a deviation of about 1.5
+    assert 3.5 < low < 5.5
+    assert 9.5 < high < 11.5
+    # a group of equal values stays as it is: 1 and 9 are never exchanged for one another
+    assert _iqm_with_interval([[1.0, 1.0], [9.0, 9.0]]) == "5.00 [5.00, 5.00]"
+
+
+def _ends(text: str) -> tuple[float, float]:
+    low, high = text[text.index("[") + 1 : -1].split(", ")
+    return float(low), float(high)
 
 
 def test_the_paper_counts_its_table_4_from_its_table_3() -> None:
