@@ -12,6 +12,7 @@ from agents.poisonrec import PoisonRec, WarmPoisonRec, WarmPoisonRecConfig
 from agents.poisonrec.policy import Rollout
 from agents.poisonrec.ppo import mean_log_p
 from agents.poisonrec.threads import Blocks, blocks
+from agents.structured import structured_sets
 from recattack_gym.core import ArgumentError
 from recattack_gym.datasets import load
 from recattack_gym.simulator import PlatformSimulator, PlatformView
@@ -110,14 +111,17 @@ def test_the_warm_up_makes_the_policy_click_as_the_best_sets_do() -> None:
 
 
 def test_imitating_the_best_sets_beside_learning_raises_their_likelihood() -> None:
-    agent = WarmPoisonRec(item_pop(), small(n_queries=60, imitation_weight=0.5), seed=4).learn(1)
-    best = agent._elites.item_ids
+    view = (
+        item_pop()
+    )  # no warm-up, or the optimiser would go on in its direction whatever is asked for
+    agent = WarmPoisonRec(view, small(warm_up=0, imitation_weight=0.5), seed=4)
+    best = structured_sets(view, 4, np.random.default_rng(0))
+    agent._elites.add(best, np.array([4.0, 3.0, 2.0, 1.0]))
     with blocks() as threads:
         evaluation = agent.policy.evaluate(best, threads)
         before = float(mean_log_p(evaluation.log_p(), evaluation.mask).detach())
         own = agent.policy.sample(4, agent._rng, threads)
-        equal = np.full(4, agent._elites.worth.min() - 1)  # nothing to learn but to imitate
-        agent._improve(own, equal, threads)
+        agent._improve(own, np.zeros(4), threads)  # equal: nothing to learn but to imitate
         after = float(mean_log_p(evaluation.log_p(), evaluation.mask).detach())
     assert after > before
 
