@@ -441,10 +441,12 @@ def _by_platform(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, float]]
 
 def _final_shares(rows: Sequence[Row]) -> str:
     found: dict[str, list[float]] = {}
+    is_one = len({row.cell.label for row in rows}) == 1
     for row in rows:
         shares, sizes = row.result["target_shares"], row.result["batch_sizes"]
         if row.cell.entry == "poisonrec" and isinstance(shares, list) and isinstance(sizes, list):
-            found.setdefault(row.cell.victim, []).append(float(np.mean(shares[-sizes[-1] :])))
+            name = row.cell.victim if is_one else f"{row.cell.label} {row.cell.victim}"
+            found.setdefault(name, []).append(float(np.mean(shares[-sizes[-1] :])))
     return ", ".join(f"{victim} {np.mean(values):.2f}" for victim, values in found.items())
 
 

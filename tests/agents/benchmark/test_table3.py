@@ -427,6 +427,19 @@ def test_claims_are_counted_from_the_rows() -> None:
     )
 
 
+def test_final_shares_of_targets_are_those_of_the_last_batch_per_dataset() -> None:
+    early = row("BPR", "poisonrec", 0, [1, 2, 3, 4])
+    early = replace(early, result={**early.result, "target_shares": [0.1, 0.1, 0.7, 0.9]})
+    assert "(Fig. 5): BPR 0.80." in claims([early])
+    elsewhere = replace(
+        early,
+        cell=replace(early.cell, dataset="synthetic-large"),
+        result={**early.result, "target_shares": [0.0, 0.0, 0.2, 0.2]},
+    )
+    text = claims([early, elsewhere])
+    assert "(Fig. 5): synthetic BPR 0.80, synthetic-large BPR 0.20." in text
+
+
 def test_where_nobody_reaches_anything_nobody_is_the_best() -> None:
     nobody = [row("PMF", entry, 0, [], 0.0) for entry, _ in HEURISTICS]
     nobody += [row("PMF", entry, 0, [0, 0]) for entry in ("conslop", "appgrad", "poisonrec")]
