@@ -500,12 +500,14 @@ def _describe_attack(data: Mapping[str, object]) -> str:
 
 
 def _train(args: argparse.Namespace) -> Report:
-    from agents.training import TrainingConfig, default_folder, train
+    from agents.training import ALGORITHMS, TrainingConfig, default_folder, train
 
     env_id = qualified_id(args.env_id)
     folder = default_folder(env_id, args.algo, args.seed) if args.save is None else args.save
     if args.algo in POISONREC:
         return _train_poisonrec(args, env_id, folder)
+    if args.algo not in ALGORITHMS:
+        raise UnknownNameError("algorithm", args.algo, (*ALGORITHMS, *POISONREC))
     for name in ("agent_config", "log_dir"):
         if getattr(args, name):
             raise ArgumentError(

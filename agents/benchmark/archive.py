@@ -1,6 +1,7 @@
 """Keep the result files of a comparison in one file, to commit them and to go on from them elsewhere."""
 
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -51,7 +52,7 @@ def unpack(archive: Path, folder: Path) -> int:
     try:
         with zipfile.ZipFile(archive) as packed:
             contents = {name: packed.read(name) for name in packed.namelist()}
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ArtifactError(f"{archive} must be a readable archive of results: {error}") from error
     strange = [n for n in contents if PurePosixPath(n).name != n or not n.endswith(_SUFFIXES)]
     if strange:

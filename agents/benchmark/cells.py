@@ -1,6 +1,5 @@
 """Cells of a comparison: one attacker against one victim on one dataset with one seed, each a JSON file."""
 
-import inspect
 import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from agents.attackers import ATTACKERS
 from agents.base import Attacker
-from agents.benchmark.sources import dataset_or_synthetic
+from agents.benchmark.published import TABLE3
 from agents.benchmark.store import ResultStore
 from agents.interruption import raise_if_interrupted
 from agents.recording import RecordingView
@@ -22,7 +21,7 @@ from agents.search import SearchAttacker
 from recattack_gym import __version__
 from recattack_gym.core import FakeProfiles, UnknownNameError
 from recattack_gym.core.sources import imported_files, source_digest
-from recattack_gym.datasets import Dataset
+from recattack_gym.datasets import Dataset, load
 from recattack_gym.simulator import PlatformSimulator, PlatformView
 from recattack_gym.simulator.cache import code_hash
 from recattack_gym.victims import VICTIMS
@@ -67,6 +66,8 @@ ENTRIES: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
 
 _DECISIVE = ("agents", "recattack_gym.core.random", "recattack_gym.core.groups")
 """Packages and modules that decide what an attacker does."""
+_MEASURING = 1
+"""Of what `run_cell` measures; to be raised when that changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,13 @@ class Cell:
     """Whether the plan is also evaluated by full retraining."""
 
     @property
+    def label(self) -> str:
+        """What reports call the dataset: its name, and its protocol if that is not the usual one."""
+        usual = "poisonrec" if self.dataset in TABLE3 else None
+        suffix = "" if self.protocol == usual else f"-{self.protocol or 'no-protocol'}"
+        return f"{self.dataset}{suffix}"
+
+    @property
     def platform(self) -> tuple[str, str | None, str, int]:
         """What decides the platform."""
         return self.dataset, self.protocol, self.victim, self.seed
@@ -111,16 +119,28 @@ def make_attacker(cell: Cell) -> Attacker:
     return attacker(settings)
 
 
-def identity(cell: Cell) -> dict[str, object]:
-    """Return everything that decides the result of a cell, as plain JSON values."""
+def identity(cell: Cell, *, log: str | None = None) -> dict[str, object]:
+    """Return everything that decides the result of a cell, as plain JSON values.
+
+    Args:
+        cell: What to measure.
+        log: Hash of the dataset's log where that is not on this machine; `None` loads it.
+
+    Raises:
+        UnknownNameError: If there is no such entry.
+        DatasetNotFoundError: If the dataset is wanted and neither here nor to be had.
+    """
     attacker = make_attacker(cell)
     is_search = isinstance(attacker, SearchAttacker)
-    log = _dataset(cell.dataset, cell.protocol).log.content_hash
+    if log is None:
+        log = _dataset(cell.dataset, cell.protocol).log.content_hash
     return {
         "piece": f"{cell.dataset}-{cell.victim}-{cell.entry}-{cell.seed}",
         "version": __version__,
         "victim": cell.victim,
         "victim_code": code_hash(VICTIMS[cell.victim]),
+        "platform_code": _platform_code(),
+        "measuring": _MEASURING,
         "victim_config": asdict(VICTIMS[cell.victim]().config),
         "dataset": cell.dataset,
         "protocol": cell.protocol,
@@ -217,7 +237,7 @@ def _measure(cell: Cell) -> tuple[dict[str, object], FakeProfiles]:
 
 @lru_cache(maxsize=4)
 def _dataset(name: str, protocol: str | None) -> Dataset:
-    return dataset_or_synthetic(name, protocol)
+    return load(name, protocol=protocol)
 
 
 @lru_cache(maxsize=1)
@@ -228,7 +248,13 @@ def _simulator(platform: tuple[str, str | None, str, int]) -> PlatformSimulator:
 
 def _attacker_code(attacker: type[Attacker]) -> str:
     """Return a digest of the sources that decide what an attacker does: what it imports of `agents`."""
-    return source_digest(imported_files(inspect.getfile(attacker), _DECISIVE))[:16]
+    return source_digest(imported_files(attacker.__module__, _DECISIVE))[:16]
+
+
+def _platform_code() -> str:
+    """Return a digest of the sources that decide candidate lists and what is counted in them."""
+    packages = ("recattack_gym.simulator", "recattack_gym.metrics", "recattack_gym.core.random")
+    return source_digest(imported_files("recattack_gym.simulator.platform", packages))[:16]
 
 
 def in_order(cells: Sequence[Cell]) -> Iterator[Cell]:

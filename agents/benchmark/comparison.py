@@ -14,6 +14,7 @@ from scipy.stats import t as student
 
 from agents.benchmark.cells import ENTRIES, Cell, identity
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
+from agents.benchmark.sources import is_here
 from agents.benchmark.store import ResultStore
 from agents.benchmark.tables import markdown_table
 from recattack_gym.core import FakeProfiles
@@ -63,7 +64,8 @@ def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
     """Return the finished ones of some cells.
 
     A result that was made by other code than is here now is used where there is no current one, and
-    marked, so that a comparison need not be repeated for a changed comment.
+    marked, so that a comparison need not be repeated for a changed comment. Of a dataset that is not on this
+    machine, the log that results were made from is taken for its log.
 
     Args:
         cells: What is wanted.
@@ -71,13 +73,17 @@ def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
     """
     store = ResultStore(folder)
     stored: dict[tuple[object, ...], tuple[float, Path, Mapping[str, object]]] = {}
+    logs: dict[tuple[str, str | None], str] = {}
     for path, known, result in _files(folder):
         key, age = _key(known), path.stat().st_mtime
+        dataset, protocol = known["dataset"], known["protocol"]
+        logs[str(dataset), None if protocol is None else str(protocol)] = str(known["log"])
         if key not in stored or stored[key][0] < age:
             stored[key] = age, path, result
     rows = []
     for cell in cells:
-        wanted = identity(cell)
+        elsewhere = None if is_here(cell.dataset) else logs.get((cell.dataset, cell.protocol))
+        wanted = identity(cell, log=elsewhere)
         current = store.get(wanted)
         if current is not None:
             rows.append(Row(cell, current, is_current=True, path=store.path(wanted)))
@@ -88,7 +94,7 @@ def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
 
 
 def cells_in(folder: Path) -> list[Cell]:
-    """Return the cells that a folder has results of: per dataset, victim, attacker and seed one.
+    """Return the cells that a folder has results of: per dataset, protocol, victim, attacker and seed one.
 
     Where there are several, with other budgets, it is the one with the most queries, most draws and
     full retraining.
@@ -157,14 +163,20 @@ def _key(identified: Mapping[str, object]) -> tuple[object, ...]:
 def report(rows: Sequence[Row]) -> str:
     """Return everything as Markdown: a section per dataset, then the claims."""
     parts = []
-    for dataset in dict.fromkeys(row.cell.dataset for row in rows):
-        own = [row for row in rows if row.cell.dataset == dataset]
+    for dataset in dict.fromkeys(row.cell.label for row in rows):
+        own = [row for row in rows if row.cell.label == dataset]
         parts += [
             f"## {dataset}\n\n{_budgets(own)} RecNum, mean over seeds ± half of the 95 % interval "
-            "(Student's t); a number alone is one seed's.",
+            "(Student's t); a number alone is one seed's. Attackers that do not query: the mean over their "
+            "draws. The others: the best set that they tried, on the candidate lists that it was chosen on.",
             rec_num_table(own),
-            "PoisonRec's Table III (Song et al., ICDE 2020), for comparison of orders, not of levels.",
-            paper_table(own),
+        ]
+        if dataset in TABLE3:
+            parts += [
+                "PoisonRec's Table III (Song et al., ICDE 2020), for comparison of orders, not of levels.",
+                paper_table(own),
+            ]
+        parts += [
             "The same plans after full retraining, mean over seeds (heuristics: their first draw).",
             full_table(own),
             *agreement(own),
@@ -247,7 +259,7 @@ def agreement(rows: Sequence[Row]) -> list[str]:
 
 def paper_table(rows: Sequence[Row]) -> str:
     """Return the paper's numbers for the same dataset, attackers and victims."""
-    published = TABLE3.get(rows[0].cell.dataset, {})
+    published = TABLE3.get(rows[0].cell.label, {})
 
     def cell(own: Sequence[Row]) -> str:
         first = own[0].cell
@@ -283,9 +295,13 @@ def learners_table(rows: Sequence[Row]) -> str:
 
     The last column is at the cell's own budget, whatever that is, as long as both have the same. Ratios are
     formed per victim and seed (cells where both are 0 are left out), then their interquartile
-    mean, with a 95 % interval by bootstrap over seeds within victims (Agarwal et al., NeurIPS 2021).
+    mean, with a 95 % interval by bootstrap over seeds within victims (Agarwal et al., NeurIPS 2021); victims
+    with one seed add nothing to its width.
+
+    Returns:
+        An empty text if there is nobody to compare.
     """
-    by_cell = {(r.cell.dataset, r.cell.victim, r.cell.seed, r.cell.entry): r for r in rows}
+    by_cell = {(r.cell.label, r.cell.victim, r.cell.seed, r.cell.entry): r for r in rows}
     entries = [e for e, own in _by(rows, "entry").items() if len(own[0].curve)]
     if "poisonrec" not in entries:
         return ""
@@ -311,7 +327,7 @@ def learners_table(rows: Sequence[Row]) -> str:
             line.append(_iqm_with_interval(list(ratios.values())))
         lines.append(line)
     header = [f"{b:,} queries" if b else "all of them" for b in budgets]
-    return markdown_table(("attacker", *header), lines)
+    return markdown_table(("attacker", *header), lines) if lines else ""
 
 
 def heuristics_table(rows: Sequence[Row]) -> str:
@@ -360,8 +376,7 @@ def heuristics_best(
     return Counter(
         (dataset, entry)
         for (dataset, _), values in cells.items()
-        if any(values[entry] for entry in HEURISTIC_ENTRIES)
-        for entry in _best(values, HEURISTIC_ENTRIES)
+        for entry in _winners(values, HEURISTIC_ENTRIES)
     )
 
 
@@ -383,13 +398,13 @@ def claims(rows: Sequence[Row]) -> str:
     paper_entries = (*HEURISTIC_ENTRIES, "conslop", "appgrad", "poisonrec")
     with_all = {k: v for k, v in cells.items() if set(paper_entries) <= set(v)}
     if with_all:
-        best = Counter(e for v in with_all.values() for e in _best(v, paper_entries))
+        best = Counter(e for v in with_all.values() for e in _winners(v, paper_entries))
         lines.append(
             f"- Best of the paper's seven attacks, by mean: {_counted(best)} (paper: poisonrec in all but "
             "CoVisitation, where conslop wins on 3 of 4 datasets)."
         )
     if cells:
-        best = Counter(e for v in cells.values() for e in _best(v, list(v)))
+        best = Counter(e for v in cells.values() for e in _winners(v, list(v)))
         lines.append(f"- Best of everything compared here, by mean: {_counted(best)}.")
     for better, worse in (
         ("poisonrec", "poisonrec-random"),
@@ -447,7 +462,7 @@ def _by_platform(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, float]]
     """Return mean RecNum over seeds: platform, then attacker."""
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in rows:
-        entries = found.setdefault((row.cell.dataset, row.cell.victim), {})
+        entries = found.setdefault((row.cell.label, row.cell.victim), {})
         entries.setdefault(row.cell.entry, []).append(row.rec_num)
     return {
         platform: {entry: float(np.mean(values)) for entry, values in entries.items()}
@@ -457,17 +472,19 @@ def _by_platform(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, float]]
 
 def _final_shares(rows: Sequence[Row]) -> str:
     found: dict[str, list[float]] = {}
+    is_one = len({row.cell.label for row in rows}) == 1
     for row in rows:
         shares, sizes = row.result["target_shares"], row.result["batch_sizes"]
         if row.cell.entry == "poisonrec" and isinstance(shares, list) and isinstance(sizes, list):
-            found.setdefault(row.cell.victim, []).append(float(np.mean(shares[-sizes[-1] :])))
+            name = row.cell.victim if is_one else f"{row.cell.label} {row.cell.victim}"
+            found.setdefault(name, []).append(float(np.mean(shares[-sizes[-1] :])))
     return ", ".join(f"{victim} {np.mean(values):.2f}" for victim, values in found.items())
 
 
-def _best(means: Mapping[str, float], entries: Sequence[str]) -> list[str]:
-    """Return the entries with the largest mean; all of them where they tie."""
+def _winners(means: Mapping[str, float], entries: Sequence[str]) -> list[str]:
+    """Return the entries with the largest mean, all where they tie, and none where nobody has anything."""
     largest = max(means[entry] for entry in entries)
-    return [entry for entry in entries if means[entry] == largest]
+    return [entry for entry in entries if means[entry] == largest] if largest else []
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -520,10 +537,15 @@ def with_interval(values: Sequence[float]) -> str:
 
 
 def _iqm_with_interval(groups: Sequence[Sequence[float]]) -> str:
-    """Return the interquartile mean of all values and its 95 % interval, resampling within groups."""
+    """Return the interquartile mean of all values and its 95 % interval, resampling within groups.
+
+    The mean alone where no group has two values: there is nothing to resample.
+    """
     if not groups:
         return "-"
     centre = interquartile_mean(np.concatenate([np.array(g) for g in groups]))
+    if all(len(group) == 1 for group in groups):
+        return f"{centre:.2f}"
     rng = np.random.default_rng(0)
     draws = [
         interquartile_mean(np.concatenate([rng.choice(np.array(g), size=len(g)) for g in groups]))

@@ -30,7 +30,7 @@ from agents.benchmark.plans import (
     platform_identity,
 )
 from agents.benchmark.store import ResultStore
-from agents.benchmark.table3 import SMOKE
+from agents.benchmark.table3 import SMOKE, datasets_here
 from agents.benchmark.tables import markdown_table
 from agents.benchmark.workers import share_the_machine, workers
 from agents.interruption import raise_if_interrupted
@@ -91,10 +91,10 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             key = plan.cell.dataset, plan.cell.entry, plan.cell.seed
             groups.setdefault(key, []).append(panel_of(plan, found))
     if args.agent is not None:
-        protocol = None if args.protocol == "none" else args.protocol
-        platform = args.datasets[0], protocol, "ItemPop", args.seeds[0]
+        dataset, protocol = datasets_here(args.datasets[:1], args.protocol)[0]
+        platform = dataset, protocol, "ItemPop", args.seeds[0]
         panel = agent_panel(args.agent, platform, perplexity)
-        groups[args.datasets[0], "agent", args.seeds[0]] = [panel]
+        groups[dataset, "agent", args.seeds[0]] = [panel]
     pictures = []
     for (dataset, entry, seed), panels in groups.items():
         path = args.figures / f"embeddings-{dataset}-{entry}-{seed}.png"

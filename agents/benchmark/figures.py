@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -78,7 +79,7 @@ def draw_heat_map(rows: Sequence[Row], path: Path) -> None:
                 text = f"{means[i, j]:,.0f}"
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=9)
     figure.colorbar(image, label="RecNum over the best attacker's on this victim")
-    axes.set_title(f"RecNum on {rows[0].cell.dataset}, mean over seeds")
+    axes.set_title(f"RecNum on {rows[0].cell.label}, mean over seeds")
     write_figure(figure, path)
 
 
@@ -121,10 +122,15 @@ def _panels(
         axes.set_visible(False)
     figure.supxlabel(x_label, fontsize=10)
     figure.supylabel(y_label, fontsize=10)
-    handles, labels = panels[0].get_legend_handles_labels()
+    marks: dict[str, Artist] = {}
+    for axes in panels:  # an attacker need not have met the first victim
+        handles, labels = axes.get_legend_handles_labels()
+        marks |= dict(zip(labels, handles, strict=True))
+    labels = [entry for entry in entries if entry in marks]
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=min(5, len(labels)), frameon=False
-    )
+        [marks[label] for label in labels], labels,
+        loc="outside upper center", ncols=min(5, len(labels)), frameon=False,
+    )  # fmt: skip
     write_figure(figure, path)
 
 
@@ -138,7 +144,7 @@ def _draw_line(
     n = min(len(x) for x, _ in curves)
     x = curves[0][0][:n]
     values = np.stack([y[:n] for _, y in curves])
-    colour, dash = _style(number)
+    colour, dash = line_style(number)
     axes.plot(x, values.mean(axis=0), color=colour, linestyle=dash, linewidth=1.6, label=label)
     if len(curves) > 1:
         axes.fill_between(
@@ -146,10 +152,10 @@ def _draw_line(
         )
 
 
-def _style(number: int) -> tuple[str, str]:
-    """Return colour and dashes of a line; 32 differ."""
-    turns, place = divmod(number, len(COLOURS))
-    return COLOURS[place], DASHES[(place + turns) % len(DASHES)]
+def line_style(number: int) -> tuple[str, str]:
+    """Return colour and dashes of a line, which it shares with none of 31 neighbours."""
+    n_colours = len(COLOURS)
+    return COLOURS[number % n_colours], DASHES[(number + number // n_colours) % len(DASHES)]
 
 
 def write_figure(figure: Figure, path: Path) -> None:

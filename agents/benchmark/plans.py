@@ -166,6 +166,7 @@ def platform_identity(platform: Platform) -> Mapping[str, object]:
         "version",
         "victim",
         "victim_code",
+        "platform_code",
         "victim_config",
         "dataset",
         "protocol",

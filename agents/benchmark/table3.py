@@ -8,7 +8,7 @@ goes on where it was, and loses at most the cells that were running.
 import argparse
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from joblib import delayed
@@ -32,7 +32,7 @@ from agents.benchmark.figures import (
     draw_learning,
     draw_target_shares,
 )
-from agents.benchmark.sources import dataset_or_synthetic
+from agents.benchmark.sources import STAND_INS, dataset_or_synthetic
 from agents.benchmark.store import ResultStore
 from agents.benchmark.workers import BACKENDS, share_the_machine, workers
 from agents.interruption import raise_if_interrupted
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             setattr(args, name, value)
     if args.everything and not args.report_only:
         raise ArgumentError("--everything must go with --report-only: it says what to report")
-    if args.archive is not None and args.archive.exists():
+    if args.archive is not None and (args.report_only or args.archive.exists()):
         unpack(args.archive, args.out)
     cells = cells_in(args.out) if args.everything else cells_of(args)
     if not args.report_only:
@@ -156,8 +156,8 @@ def _files_of(row: Row) -> tuple[Path, Path]:
 def _draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Draw every picture of every dataset that there are rows for."""
     drawn = []
-    for dataset in dict.fromkeys(row.cell.dataset for row in rows):
-        own = [row for row in rows if row.cell.dataset == dataset]
+    for dataset in dict.fromkeys(row.cell.label for row in rows):
+        own = [row for row in rows if row.cell.label == dataset]
         asking = [row for row in own if row.result["curve"]]
         attackers = [row for row in asking if row.cell.entry in ATTACKERS]
         spaces = [row for row in asking if row.cell.entry in ACTION_SPACE_ENTRIES]
@@ -197,7 +197,7 @@ def _command(args: argparse.Namespace) -> str:
             f"--datasets {' '.join(args.datasets)} --protocol {args.protocol} "
             f"--victims {' '.join(args.victims)} --attackers {' '.join(args.attackers)} "
             f"--seeds {' '.join(map(str, args.seeds))} --queries {args.queries} --draws {args.draws} "
-            "--jobs 2"
+            f"{'--no-full ' if args.no_full else ''}--jobs 2"
         )
     places = "".join(
         f" --{name.replace('_', '-')} {getattr(args, name)}"
@@ -225,13 +225,6 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
     for seed in args.seeds:
         as_count("--seeds", seed, at_least=0)
     as_choice("--backend", args.backend, BACKENDS)
-    protocol = None if args.protocol == "none" else args.protocol
-    datasets = list(_datasets_here(args.datasets, protocol))
-    if not datasets:
-        raise ArgumentError(
-            f"--datasets must name one that is on this machine, got {', '.join(args.datasets)}: "
-            "see `recattack data info NAME`"
-        )
     return [
         Cell(
             dataset=dataset,
@@ -243,11 +236,43 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
             n_draws=args.draws,
             is_full=not args.no_full,
         )
-        for dataset in datasets
+        for dataset, protocol in datasets_here(args.datasets, args.protocol)
         for victim in args.victims
         for entry in args.attackers
         for seed in args.seeds
     ]
+
+
+def datasets_here(names: Sequence[str], protocol: str) -> list[tuple[str, str | None]]:
+    """Return which of some datasets there are on this machine, each with its protocol.
+
+    A generated log that stands in for a dataset goes by its own name, so that nobody takes its numbers
+    for the dataset's.
+
+    Args:
+        names: Datasets.
+        protocol: Of all of them; `"none"` for none.
+
+    Raises:
+        UnknownNameError: If there is no such dataset.
+        ArgumentError: If none is here.
+    """
+    wanted = None if protocol == "none" else protocol
+    found: list[tuple[str, str | None]] = []
+    for name in names:
+        try:
+            dataset = dataset_or_synthetic(name, wanted)
+        except DatasetNotFoundError as error:
+            logger.warning("%s is left out: %s", name, error)
+            continue
+        is_stand_in = dataset.name == STAND_INS.get(name)
+        found.append((dataset.name, None) if is_stand_in else (name, wanted))
+    if not found:
+        raise ArgumentError(
+            f"--datasets must name one that is on this machine, got {', '.join(names)}: "
+            "see `recattack data info NAME`"
+        )
+    return list(dict.fromkeys(found))
 
 
 def run_cells(cells: Sequence[Cell], folder: Path, *, n_jobs: int, backend: str = "loky") -> None:
@@ -284,13 +309,3 @@ def _fit(platform: tuple[str, str | None, str, int], n_jobs: int) -> None:
 def _run(cell: Cell, folder: Path, n_jobs: int) -> None:
     share_the_machine(n_jobs)
     run_cell(cell, folder)
-
-
-def _datasets_here(names: Sequence[str], protocol: str | None) -> Iterator[str]:
-    for name in names:
-        try:
-            dataset_or_synthetic(name, protocol)
-        except DatasetNotFoundError as error:
-            logger.warning("%s is left out: %s", name, error)
-        else:
-            yield name

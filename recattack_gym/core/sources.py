@@ -2,9 +2,11 @@
 
 import ast
 import hashlib
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 
@@ -37,48 +39,75 @@ def _file_digest(path: Path, _changed_at: int, _size: int) -> bytes:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             node.body = [each for each in node.body if not _is_text(each)]
-    return hashlib.sha256(f"{path.name}\n{ast.dump(tree)}".encode()).digest()
+    return hashlib.sha256(f"{path.name}\n{_dump(tree)}".encode()).digest()
 
 
-def imported_files(path: str | Path, packages: Iterable[str]) -> frozenset[Path]:
-    """Return a Python file and all files of some packages that it imports, directly or not.
+def _dump(tree: ast.AST) -> str:
+    """Write a syntax tree in the words of Python 3.11, whatever this Python is."""
+    if sys.version_info >= (3, 13):
+        text = ast.dump(tree, show_empty=True)
+    else:
+        text = ast.dump(tree)
+    return text.replace(", type_params=[]", "")
 
-    Imports within functions count. `from package import name` counts as importing the package, and what its
-    `__init__` imports: code that is to be told apart imports from modules.
+
+def imported_files(module: str, packages: Iterable[str]) -> frozenset[Path]:
+    """Return the file of a module and all files of some packages that it imports, directly or not.
+
+    Imports within functions count, and so does the `__init__` of a package that something is imported from.
 
     Args:
-        path: Where to begin.
+        module: Where to begin; it must have been imported.
         packages: Names of packages and modules; those within a package count, too.
 
+    Returns:
+        Nothing if the module has no source file, as one typed into an interpreter.
+
     Raises:
-        OSError: If a file cannot be read.
         SyntaxError: If a file is no Python.
     """
     wanted = tuple(packages)
-    found = {Path(path)}
-    waiting = [Path(path)]
+    origin = getattr(sys.modules.get(module), "__file__", None)
+    if origin is None or not Path(origin).is_file():
+        return frozenset()
+    is_package = hasattr(sys.modules[module], "__path__")
+    found = {module: Path(origin)}
+    waiting = [(Path(origin), module if is_package else module.rpartition(".")[0])]
     while waiting:
-        here = waiting.pop()
-        state = here.stat()
-        for name in _imports(here, state.st_mtime_ns, state.st_size):
-            if not any(name == each or name.startswith(f"{each}.") for each in wanted):
+        path, package = waiting.pop()
+        state = path.stat()
+        for name in _imports(path, package, state.st_mtime_ns, state.st_size):
+            if name in found or not any(f"{name}.".startswith(f"{each}.") for each in wanted):
                 continue
-            spec = find_spec(name)
-            if spec is not None and spec.origin is not None and Path(spec.origin) not in found:
-                found.add(Path(spec.origin))
-                waiting.append(Path(spec.origin))
-    return frozenset(found)
+            spec = _spec(name)
+            if spec is not None and spec.origin is not None:
+                found[name] = Path(spec.origin)
+                inner = name if spec.submodule_search_locations else name.rpartition(".")[0]
+                waiting.append((found[name], inner))
+    return frozenset(found.values())
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Return where a module is, or `None` where the name is that of something in a module."""
+    try:
+        return find_spec(name)
+    except ModuleNotFoundError:  # its parent is no package
+        return None
 
 
 @lru_cache(maxsize=512)
-def _imports(path: Path, _changed_at: int, _size: int) -> frozenset[str]:
-    """Return the names of the modules that a file imports."""
+def _imports(path: Path, package: str, _changed_at: int, _size: int) -> frozenset[str]:
+    """Return what a file of `package` imports: modules, and what may be one (`from package import it`)."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
-        if isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
-            names.add(node.module)
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                module = resolve_name("." * node.level + module, package)
+            names.add(module)
+            names.update(f"{module}.{alias.name}" for alias in node.names)
     return frozenset(names)
 
 

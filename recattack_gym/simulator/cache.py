@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,13 +43,11 @@ def code_hash(victim: type[Victim]) -> str | None:
     """
     files: set[Path] = set()
     for each in victim.__mro__:
-        if not issubclass(each, Victim):
-            continue
-        module = sys.modules.get(each.__module__)
-        own = None if module is None else module.__dict__.get("__file__")
-        if own is None or not Path(own).is_file():
-            return None
-        files |= imported_files(own, _DECISIVE)
+        if issubclass(each, Victim):
+            own = imported_files(each.__module__, _DECISIVE)
+            if not own:
+                return None
+            files |= own
     return source_digest(files)
 
 

@@ -258,6 +258,10 @@ def test_without_json_the_result_is_for_people(run: Runner) -> None:
         (("attack", "ItemPop", "--attacker", "random", "--direction", "nuke"), "a click cannot"),
         (("data", "info", "ml-100k", "--data-dir", "/nowhere"), "data_dir must be an existing folder"),
         (("train", "BPR", "--algo", "pop"), "unknown algorithm 'pop'; did you mean 'ppo'"),
+        (
+            ("train", "BPR", "--algo", "poisonrec-wram"),
+            "unknown algorithm 'poisonrec-wram'; did you mean 'poisonrec-warm'",
+        ),
         (("train", "BPR", "--total-steps", "0"), "total_steps must be"),
         (("train", "BPR", "--target-identity", "2"), "target_identity must be"),
         (("train", "ItemPop", "--target-idenity", "1"), "did you mean '--target-identity'"),

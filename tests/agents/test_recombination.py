@@ -25,6 +25,9 @@ def test_the_best_distinct_sets_are_kept_best_first_and_the_earlier_of_equals() 
     again = np.stack([np.full((2, 3), 1), np.full((2, 3), 7)]).astype(np.int64)
     elites.add(again, np.array([5.0, 3.0]))
     assert elites.item_ids[:, 0, 0].tolist() == [1, 3, 7]
+    first_when_sorted = np.zeros((1, 2, 3), dtype=np.int64)
+    elites.add(first_when_sorted, np.array([5.0]))
+    assert elites.item_ids[:, 0, 0].tolist() == [1, 3, 0]
 
 
 @given(

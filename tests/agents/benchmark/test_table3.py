@@ -1,7 +1,8 @@
 """Cells, their store, and what is worked out from them."""
 
-import inspect
+import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from agents import cli
 from agents.attackers import ATTACKERS
 from agents.benchmark import cells as cells_module
-from agents.benchmark import table3
+from agents.benchmark import figures, table3
 from agents.benchmark.archive import pack, unpack
 from agents.benchmark.cells import (
     ENTRIES,
@@ -32,6 +34,7 @@ from agents.benchmark.cells import (
 from agents.benchmark.comparison import (
     Row,
     _budgets,
+    _iqm_with_interval,
     agreement,
     alternation,
     claims,
@@ -39,10 +42,11 @@ from agents.benchmark.comparison import (
     heuristics_table,
     interquartile_mean,
     learners_table,
+    read_rows,
     rec_num_table,
+    report,
 )
 from agents.benchmark.figures import (
-    _style,
     draw_anytime,
     draw_heat_map,
     draw_learning,
@@ -97,6 +101,15 @@ def test_a_searching_cell_has_its_whole_curve_and_the_common_budget(tmp_path: Pa
     assert result["policy_rec_num"] == pytest.approx(np.mean(curve[-12:]))
 
 
+def test_what_a_policy_reaches_is_the_mean_of_its_last_batch(tmp_path: Path) -> None:
+    result = run_cell(replace(CELL, entry="random-search", is_full=False, n_queries=40), tmp_path)
+    curve = result["curve"]
+    assert isinstance(curve, list)
+    assert result["batch_sizes"] == [32, 8]
+    assert result["policy_rec_num"] == pytest.approx(np.mean(curve[32:]))
+    assert np.mean(curve[:32]) != pytest.approx(np.mean(curve[32:]))
+
+
 def test_all_searching_entries_get_the_same_budget() -> None:
     for entry in ENTRIES:
         attacker = make_attacker(replace(CELL, entry=entry, n_queries=77))
@@ -118,6 +131,20 @@ def test_what_decides_a_result_is_in_its_identity() -> None:
     search = replace(CELL, entry="random-search")
     assert identity(search) != identity(replace(search, n_queries=13))
     assert identity(search) == identity(replace(search, n_draws=9))  # has no draws
+
+
+@pytest.mark.parametrize("part", ["code_hash", "_attacker_code", "__version__"])
+def test_a_result_of_other_code_is_another_one(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = identity(CELL)
+    is_text = part == "__version__"
+    monkeypatch.setattr(cells_module, part, "other" if is_text else lambda _: "other")
+    changed = identity(CELL)
+    assert sum(base[name] != changed[name] for name in base) == 1
+
+
+def test_a_result_from_another_log_is_another_one() -> None:
+    other = identity(CELL, log="other")
+    assert {**other, "log": identity(CELL)["log"]} == identity(CELL) != other
 
 
 def options(folder: Path, **changes: object) -> list[str]:
@@ -274,6 +301,27 @@ ROWS = [
 ]  # fmt: skip
 
 
+def costly(rows: list[Row]) -> list[Row]:
+    """Return rows with all that a report needs."""
+    more = {
+        "finetune_rec_num": 1, "full_rec_num": None, "knowledge": "black_box", "n_queries": 4,
+        "clicks": 400, "cpu_seconds": 1.0, "target_share": 0.5,
+        "side_effects": {"clean_hr_at_k": 0.5, "hr_at_k": 0.4, "clean_ndcg_at_k": 0.2, "ndcg_at_k": 0.3},
+    }  # fmt: skip
+    return [replace(each, result=MappingProxyType({**each.result, **more})) for each in rows]
+
+
+def test_harm_is_the_relative_change_of_quality() -> None:
+    text = report(costly(ROWS))
+    assert "| -20.0% |  +50.0% |" in text  # 0.4 of 0.5, 0.3 of 0.2
+
+
+def test_a_report_says_that_some_numbers_are_means_and_others_the_best_of_many() -> None:
+    text = report(costly(ROWS))
+    assert "Attackers that do not query: the mean over their draws." in text
+    assert "The others: the best set that they tried" in text
+
+
 def test_means_and_intervals_are_those_worked_out_by_hand() -> None:
     table = rec_num_table(ROWS)
     line = next(x for x in table.splitlines() if x.startswith("| poisonrec "))
@@ -309,6 +357,20 @@ def test_the_interquartile_mean_cuts_a_quarter_at_each_end(
     assert interquartile_mean(np.array(values)) == pytest.approx(expected)
 
 
+def test_the_interval_resamples_as_many_seeds_as_there_are_within_each_group() -> None:
+    low, high = _ends(_iqm_with_interval([range(16)]))
+    # the middle half of 16 uniform values has a mean with a deviation of about 1.5
+    assert 3.5 < low < 5.5
+    assert 9.5 < high < 11.5
+    # a group of equal values stays as it is: 1 and 9 are never exchanged for one another
+    assert _iqm_with_interval([[1.0, 1.0], [9.0, 9.0]]) == "5.00 [5.00, 5.00]"
+
+
+def _ends(text: str) -> tuple[float, float]:
+    low, high = text[text.index("[") + 1 : -1].split(", ")
+    return float(low), float(high)
+
+
 def test_the_paper_counts_its_table_4_from_its_table_3() -> None:
     cells = {
         (dataset, victim): {e: float(numbers[e][i]) for e, _ in HEURISTICS}
@@ -325,7 +387,11 @@ def test_the_paper_counts_its_table_4_from_its_table_3() -> None:
 def test_heuristics_are_counted_beside_the_papers() -> None:
     def cell(dataset: str, victim: str, *rec_nums: float) -> list[Row]:
         rows = [row(victim, e, 0, [], n) for (e, _), n in zip(HEURISTICS, rec_nums, strict=True)]
-        return [replace(each, cell=replace(each.cell, dataset=dataset)) for each in rows]
+        protocol = "poisonrec" if dataset in TABLE3 else None
+        return [
+            replace(each, cell=replace(each.cell, dataset=dataset, protocol=protocol))
+            for each in rows
+        ]
 
     rows = [
         *cell("steam", "CoVisitation", 1, 5, 2, 5),  # a tie; the paper: popular
@@ -365,8 +431,80 @@ def test_claims_are_counted_from_the_rows() -> None:
     )
 
 
-def test_no_two_lines_look_alike() -> None:
-    assert len({_style(number) for number in range(32)}) == 32
+def test_final_shares_of_targets_are_those_of_the_last_batch_per_dataset() -> None:
+    early = row("BPR", "poisonrec", 0, [1, 2, 3, 4])
+    early = replace(early, result={**early.result, "target_shares": [0.1, 0.1, 0.7, 0.9]})
+    assert "(Fig. 5): BPR 0.80." in claims([early])
+    elsewhere = replace(
+        early,
+        cell=replace(early.cell, dataset="synthetic-large"),
+        result={**early.result, "target_shares": [0.0, 0.0, 0.2, 0.2]},
+    )
+    text = claims([early, elsewhere])
+    assert "(Fig. 5): synthetic BPR 0.80, synthetic-large BPR 0.20." in text
+
+
+def test_where_nobody_reaches_anything_nobody_is_the_best() -> None:
+    nobody = [row("PMF", entry, 0, [], 0.0) for entry, _ in HEURISTICS]
+    nobody += [row("PMF", entry, 0, [0, 0]) for entry in ("conslop", "appgrad", "poisonrec")]
+    entries = ("random", "popular", "middle", "power-item", "conslop", "appgrad")
+    poor = [row("BPR", entry, 0, [1, 1]) for entry in entries]
+    text = claims([*nobody, *poor, row("BPR", "poisonrec", 0, [1, 2])])
+    assert "Best of the paper's seven attacks, by mean: poisonrec 1 (" in text
+    assert "Best of everything compared here, by mean: poisonrec 1." in text
+
+
+def test_without_another_learner_there_is_no_table_of_learners() -> None:
+    alone = [each for each in ROWS if each.cell.entry != "poisonrec-warm"]
+    assert learners_table(alone) == ""
+    assert "Best RecNum after so many queries" not in report(costly(alone))
+
+
+def test_a_dataset_with_another_protocol_is_another_one_in_a_report() -> None:
+    steam = [row("BPR", "poisonrec", 0, [n, n]) for n in (100, 900)]
+    rows = costly(
+        [
+            replace(each, cell=replace(each.cell, dataset="steam", protocol=protocol))
+            for each, protocol in zip(steam, ("poisonrec", None), strict=True)
+        ]
+    )
+    text = report(rows)
+    with_protocol, without = text.split("## steam-no-protocol")
+    assert "## steam\n" in with_protocol
+    assert "| poisonrec | 100 |" in with_protocol
+    assert "| poisonrec | 163 |" in with_protocol  # the paper's
+    assert "| poisonrec | 900 |" in without
+    assert "163" not in without
+    assert "PoisonRec's Table III" not in without
+    assert "Cells (dataset and victim) with results: 2." in without
+
+
+def test_the_command_of_a_report_asks_for_the_same_cells() -> None:
+    parser = argparse.ArgumentParser()
+    table3.add_arguments(parser)
+    for given in (["--no-full"], ["--protocol", "none", "--seeds", "4", "5", "--queries", "9"]):
+        args = parser.parse_args(["--datasets", "synthetic", "--protocol", "none", *given])
+        again = parser.parse_args(table3._command(args).split()[3:])
+        assert table3.cells_of(again) == table3.cells_of(args)
+
+
+def test_lines_of_many_attackers_can_be_told_apart() -> None:
+    assert len({figures.line_style(number) for number in range(32)}) == 32
+
+
+def test_the_legend_has_attackers_that_are_not_in_the_first_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def look(figure: Figure, path: Path) -> None:
+        del path
+        shown.extend(text.get_text() for legend in figure.legends for text in legend.get_texts())
+
+    monkeypatch.setattr(figures, "write_figure", look)
+    rows = [row("ItemPop", "poisonrec", 0, [1, 2]), row("BPR", "poisonrec-plain", 0, [1, 2])]
+    draw_anytime(rows, tmp_path / "anytime.png")
+    assert shown == ["poisonrec", "poisonrec-plain"]
 
 
 def test_pictures_are_written(tmp_path: Path) -> None:
@@ -400,12 +538,94 @@ def test_the_smoke_run_writes_report_and_pictures(
 
 def test_the_code_of_an_attacker_is_what_it_imports_of_agents() -> None:
     def imported(name: str) -> set[str]:
-        return {path.name for path in imported_files(inspect.getfile(ATTACKERS[name]), ["agents"])}
+        return {path.name for path in imported_files(ATTACKERS[name].__module__, ["agents"])}
 
     assert imported("random") == {"random_items.py", "clicks.py", "base.py"}
     assert imported("appgrad") == {"appgrad.py", "search.py", "base.py", "interruption.py"}
     assert {"agent.py", "policy.py", "tree_space.py", "kernel.py"} < imported("poisonrec")
     assert _attacker_code(ATTACKERS["random"]) != _attacker_code(ATTACKERS["popular"])
+
+
+def test_a_result_of_other_code_serves_where_there_is_none_of_this_and_the_newest_first(
+    tmp_path: Path,
+) -> None:
+    store, key = ResultStore(tmp_path), identity(CELL)
+    for age, code in ((200, "older"), (100, "newer"), (300, "oldest")):
+        stale = {**key, "attacker_code": code}
+        store.put(stale, {"rec_num": code})
+        then = time.time() - age
+        os.utime(store.path(stale), (then, then))
+    (found,) = read_rows([CELL], tmp_path)
+    assert (found.result["rec_num"], found.is_current) == ("newer", False)
+    store.put(key, {"rec_num": "current"})
+    os.utime(store.path(key), (0, 0))
+    (found,) = read_rows([CELL], tmp_path)
+    assert (found.result["rec_num"], found.is_current) == ("current", True)
+    assert found.path == store.path(key)
+
+
+def test_a_stand_in_goes_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECATTACK_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    here = table3.datasets_here(["steam", "synthetic-steam"], "none")
+    assert here == [("synthetic-steam", None)]
+    assert table3.datasets_here(["steam"], "poisonrec") == [("synthetic-steam", None)]
+
+
+def test_results_of_a_dataset_that_is_not_here_are_reported_and_stay_in_the_archive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {**identity(CELL), "dataset": "amazon-phone", "protocol": "poisonrec", "log": "theirs"}
+    known["piece"] = f"amazon-phone-{CELL.victim}-random-3"
+    (result,) = costly([row(CELL.victim, "random", 3, [], 77)])
+    made_there = ResultStore(tmp_path / "there")
+    made_there.put(known, dict(result.result))
+    plan = profiles_path(made_there, known)
+    plan.write_bytes(b"clicks")
+    archive = tmp_path / "results.zip"
+    assert pack([made_there.path(known), plan], archive) == 2
+
+    monkeypatch.delenv("RECATTACK_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    kept = {"--victims": "ItemPop", "--attackers": "random", "--seeds": "0"}
+    assert cli.main([*options(tmp_path / "here", **kept), "--archive", str(archive)]) == 0
+    with zipfile.ZipFile(archive) as packed:
+        names = packed.namelist()
+    assert {made_there.path(known).name, plan.name} < set(names)
+    assert len(names) == 4
+    capsys.readouterr()
+
+    shown = ["--report-only", "--everything", "--archive", str(archive), "--out", str(tmp_path)]
+    assert cli.main(["bench", "table3", "--json", *shown]) == 0
+    out, err = capsys.readouterr()
+    rows = json.loads(out.splitlines()[-1])["rec_num"]
+    assert [(each["dataset"], each["is_current"]) for each in rows] == [
+        ("amazon-phone", True),
+        ("synthetic", True),
+    ]
+    assert "Downloading" not in err
+
+
+def test_an_archive_that_is_to_be_reported_must_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing.zip"
+    shown = [*options(tmp_path / "cells"), "--report-only", "--archive", str(missing)]
+    assert cli.main(shown) == 2
+    assert f"{missing} must be a readable archive of results" in capsys.readouterr().err
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    result = tmp_path / "a.json"
+    result.write_text(json.dumps(list(range(500))))
+    archive = tmp_path / "results.zip"
+    pack([result], archive)
+    damaged = bytearray(archive.read_bytes())
+    damaged[60:120] = bytes(byte ^ 0x5A for byte in damaged[60:120])
+    archive.write_bytes(bytes(damaged))
+    with pytest.raises(ArtifactError, match=r"results\.zip must be a readable archive of results"):
+        unpack(archive, tmp_path / "cells")
 
 
 def test_an_archive_takes_results_to_another_machine(
@@ -493,11 +713,11 @@ def test_budgets_that_differ_are_said_and_only_equal_ones_compared(
     assert _budgets(rows) == "1 seed. Queries of attackers that query: 4, 2 against NGCF."
     monkeypatch.setattr("agents.benchmark.comparison.BUDGETS", (2, 4))
     line = next(x for x in learners_table(rows).splitlines() if x.startswith("| poisonrec-warm"))
-    assert "2.00 [" in line.split("|")[2]  # (1 + 3) / 2
-    assert "2.00 [2.00, 2.00]" in line.split("|")[3]  # NGCF has no 4 queries: 40 / 20
-    assert "2.00 [2.00, 2.00]" not in line.split("|")[4]
+    # (1 + 3) / 2; no interval: one seed each
+    assert line.split("|")[2].strip() == "2.00"
+    assert line.split("|")[3].strip() == "2.00"  # NGCF has no 4 queries: 40 / 20
     # all of them: 40 / 20 of ItemPop, 24 / 8 of NGCF
-    assert "2.50 [" in line.split("|")[4]
+    assert line.split("|")[4].strip() == "2.50"
 
 
 def test_agreement_is_the_rank_correlation_of_plans_under_both_kinds_of_retraining() -> None:

@@ -81,6 +81,18 @@ def test_searching_finds_what_pays(name: str, share: float) -> None:
         assert view.query(plan.item_ids[None])[0] >= share * view.best
 
 
+def test_evolution_goes_on_from_what_it_has_recombined() -> None:
+    view = LinearView()
+    by_popularity = np.argsort(-view.item_popularity[:40], kind="stable")
+    view.pay[:] = 0
+    view.pay[by_popularity[[7, 13, 19, 25]]] = 1  # no set of the first generation clicks only these
+    for seed in range(3):
+        attacker = ATTACKERS["evolution"]({"n_queries": 600})
+        plan = attacker.plan(view, np.random.default_rng(seed))
+        # of 40; children of the first generation alone reach 9 to 35
+        assert view.query(plan.item_ids[None])[0] >= 38
+
+
 def test_appgrad_climbs_from_where_it_starts() -> None:
     """Not far: it stays in the span of five directions that a step does not turn."""
     gains = []

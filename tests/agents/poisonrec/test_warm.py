@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from agents.attackers import ATTACKERS
 from agents.poisonrec import PoisonRec, WarmPoisonRec, WarmPoisonRecConfig
 from agents.poisonrec.policy import Rollout
-from agents.poisonrec.threads import Blocks
+from agents.poisonrec.ppo import mean_log_p
+from agents.poisonrec.threads import Blocks, blocks
+from agents.structured import structured_sets
 from recattack_gym.core import ArgumentError
 from recattack_gym.datasets import load
 from recattack_gym.simulator import PlatformSimulator, PlatformView
@@ -109,6 +111,32 @@ def test_the_warm_up_makes_the_policy_click_as_the_best_sets_do() -> None:
 
 
 def test_imitating_the_best_sets_beside_learning_raises_their_likelihood() -> None:
+    view = (
+        item_pop()
+    )  # no warm-up, or the optimiser would go on in its direction whatever is asked for
+    agent = WarmPoisonRec(view, small(warm_up=0, imitation_weight=0.5), seed=4)
+    best = structured_sets(view, 4, np.random.default_rng(0))
+    agent._elites.add(best, np.array([4.0, 3.0, 2.0, 1.0]))
+    with blocks() as threads:
+        evaluation = agent.policy.evaluate(best, threads)
+        before = float(mean_log_p(evaluation.log_p(), evaluation.mask).detach())
+        own = agent.policy.sample(4, agent._rng, threads)
+        agent._improve(own, np.zeros(4), threads)  # equal: nothing to learn but to imitate
+        after = float(mean_log_p(evaluation.log_p(), evaluation.mask).detach())
+    assert after > before
+
+
+def test_only_sets_above_the_mean_of_the_policys_own_are_imitated() -> None:
+    agent = WarmPoisonRec(item_pop(), small(), seed=4).learn(1)
+    worth = agent._elites.worth
+    assert worth[0] > worth[-1]
+    own = np.array([worth[-1] - 1, worth[-1] + 1])  # their mean is the worst elite's worth
+    imitated = agent._imitated(own)
+    assert np.array_equal(imitated, agent._elites.item_ids[worth > worth[-1]])
+    assert len(agent._imitated(worth[:1])) == 0
+
+
+def test_a_weight_of_imitation_changes_what_is_learnt() -> None:
     runs = []
     for weight in (0.0, 0.5):
         agent = WarmPoisonRec(item_pop(), small(n_queries=60, imitation_weight=weight), seed=4)
