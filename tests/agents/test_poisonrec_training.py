@@ -40,12 +40,13 @@ def test_a_run_reports_its_best_attack_and_its_policy(
     assert profiles.header["attacker"] == "poisonrec"
 
 
+@pytest.mark.parametrize("more", [(), ("warm_up=8", "--algo", "poisonrec-warm")])
 def test_a_longer_run_goes_on_from_a_shorter_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = run(capsys, words(tmp_path / "whole", n_attacks=40))
-    half = run(capsys, words(tmp_path / "half", n_attacks=16))
-    resumed = run(capsys, [*words(tmp_path / "half", n_attacks=40), "--resume"])
+    whole = run(capsys, words(tmp_path / "whole", *more, n_attacks=40))
+    half = run(capsys, words(tmp_path / "half", *more, n_attacks=16))
+    resumed = run(capsys, [*words(tmp_path / "half", *more, n_attacks=40), "--resume"])
     assert half["curve"] == whole["curve"][:16]  # type: ignore[index]
     for name in ("curve", "rec_num", "policy", "target_shares", "profiles_hash"):
         assert resumed[name] == whole[name]
@@ -86,4 +87,4 @@ def test_options_of_another_algorithm_are_refused(
 ) -> None:
     command = ["train", "CoVisitation", "--save", str(tmp_path), "--agent-config", "n_epochs=4"]
     assert cli.main(command) == 2
-    assert "--agent-config goes with --algo poisonrec, got --algo ppo" in capsys.readouterr().err
+    assert "--agent-config goes with --algo poisonrec or poisonrec-warm, got --algo ppo" in capsys.readouterr().err
