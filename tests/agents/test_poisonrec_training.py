@@ -87,4 +87,5 @@ def test_options_of_another_algorithm_are_refused(
 ) -> None:
     command = ["train", "CoVisitation", "--save", str(tmp_path), "--agent-config", "n_epochs=4"]
     assert cli.main(command) == 2
-    assert "--agent-config goes with --algo poisonrec or poisonrec-warm, got --algo ppo" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "--agent-config goes with --algo poisonrec or poisonrec-warm, got --algo ppo" in told
