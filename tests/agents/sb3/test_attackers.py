@@ -146,7 +146,10 @@ def test_the_smallest_platform_is_attacked(actions: str) -> None:
             settings: dict[str, object] = {"batch_size": batch_size, "actions": actions, **SMALL}
             if attacker is not SB3A2C:
                 settings["n_minibatches"] = 2
-            attacker({"n_queries": 3, **settings}).plan(view, np.random.default_rng(0))
+            before = view.n_queries
+            plan = attacker({"n_queries": 3, **settings}).plan(view, np.random.default_rng(0))
+            assert plan.item_ids.shape == (1, 1)
+            assert view.n_queries - before == plan.header["n_queries"] == 3
 
 
 @each_kind
