@@ -3,7 +3,7 @@
 import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -182,17 +182,35 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, object]:
         draws. `best_of_draws`: theirs, over draws; `None` for the others. `policy_rec_num`: mean over the
         last batch of queries, for attackers that query. `curve`: RecNum of every query in order.
         `full_rec_num`: RecNum of the plan (for attackers that do not query of the first plan) under full
-        retraining, to be compared with `finetune_rec_num`, the same plan's under fine-tuning.
+        retraining, to be compared with `finetune_rec_num`, the same plan's under fine-tuning. An attack
+        that is stored with or without full retraining is not made again: only what is missing is added.
     """
     store = ResultStore(folder)
     key = identity(cell)
     done = store.get(key)
     if done is not None:
         return done
-    result, profiles = _measure(cell)
+    result, profiles = _of_twin(cell, store) or _measure(cell)
     profiles.save(profiles_path(store, key))
     store.put(key, result)
     return result
+
+
+def _of_twin(cell: Cell, store: ResultStore) -> tuple[dict[str, object], FakeProfiles] | None:
+    """Return result and plan from the cell that differs in full retraining alone, if it is stored."""
+    key = identity(replace(cell, is_full=not cell.is_full))
+    stored, plan_file = store.get(key), profiles_path(store, key)
+    if stored is None or not plan_file.is_file():
+        return None
+    plan = FakeProfiles.load(plan_file)
+    if cell.is_full:
+        simulator = _simulator(cell.platform)
+        stored = {**stored, "full_rec_num": _full_rec_num(simulator, plan)}
+    return stored, plan
+
+
+def _full_rec_num(simulator: PlatformSimulator, plan: FakeProfiles) -> int:
+    return int(simulator.rec_num(plan, retrain="full")[0])
 
 
 def _measure(cell: Cell) -> tuple[dict[str, object], FakeProfiles]:
@@ -220,7 +238,7 @@ def _measure(cell: Cell) -> tuple[dict[str, object], FakeProfiles]:
         "n_draws": len(plans),
         "policy_rec_num": float(np.mean(last_batch)) if last_batch else None,
         "finetune_rec_num": finetune,
-        "full_rec_num": (int(simulator.rec_num(plan, retrain="full")[0]) if cell.is_full else None),
+        "full_rec_num": _full_rec_num(simulator, plan) if cell.is_full else None,
         "target_share": float(np.isin(plan.item_ids, simulator.target_items).mean()),
         "knowledge": str(attacker.knowledge),
         "n_queries": view.n_queries,

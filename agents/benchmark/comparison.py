@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import eq, gt
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ BUDGETS = (320, 640, 960, 1600, 3200)
 _N_BOOTSTRAP = 2000
 _FEWEST_PLANS = 6
 """Fewer have no order to speak of."""
+_OF = ": interquartile mean of the ratio over victims and seeds, with a 95 % interval."
 
 
 @dataclass(frozen=True)
@@ -176,16 +178,31 @@ def report(rows: Sequence[Row]) -> str:
                 "PoisonRec's Table III (Song et al., ICDE 2020), for comparison of orders, not of levels.",
                 paper_table(own),
             ]
+        full = [row for row in own if row.result["full_rec_num"] is not None]
+        if full:
+            parts += [
+                "The same plans after full retraining, mean over seeds (heuristics: their first draw)."
+                f"{_who(full, own)}",
+                full_table(full),
+                *agreement(full),
+            ]
+        else:
+            parts.append("No plan was retrained in full here (`--no-full`).")
         parts += [
-            "The same plans after full retraining, mean over seeds (heuristics: their first draw).",
-            full_table(own),
-            *agreement(own),
-            "What the attacks cost, and what they do to everyone else: mean over victims and seeds.",
+            "What the attacks cost, and what they do to everyone else: mean over the cells (victim and seed) "
+            "that there are.",
             cost_table(own),
         ]
-    budgets = learners_table(rows)
-    if budgets:
-        parts += ["## Best RecNum after so many queries, against PoisonRec's", budgets]
+        budgets = learners_table(own)
+        if budgets:
+            parts += [f"Best RecNum after so many queries, against PoisonRec's{_OF}", budgets]
+    if len({row.cell.label for row in rows}) > 1:
+        budgets = learners_table(rows)
+        if budgets:
+            parts += [
+                "## Best RecNum after so many queries, against PoisonRec's, all datasets",
+                budgets,
+            ]
     heuristics = heuristics_table(rows)
     if heuristics:
         parts += [
@@ -195,6 +212,14 @@ def report(rows: Sequence[Row]) -> str:
             heuristics,
         ]
     return "\n\n".join([*parts, "## The paper's claims", claims(rows)])
+
+
+def _who(some: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Say which seeds it was, where it was not all."""
+    seeds = [sorted({row.cell.seed for row in part}) for part in (some, rows)]
+    if seeds[0] == seeds[1]:
+        return ""
+    return f" Of seed{'s' if len(seeds[0]) > 1 else ''} {', '.join(map(str, seeds[0]))} only."
 
 
 def _budgets(rows: Sequence[Row]) -> str:
@@ -271,13 +296,14 @@ def paper_table(rows: Sequence[Row]) -> str:
 
 
 def cost_table(rows: Sequence[Row]) -> str:
-    """Return queries, clicks, seconds, share of target clicks and harm per attacker."""
+    """Return cells, queries, clicks, seconds, share of target clicks and harm per attacker."""
     lines = []
     for entry, own in _by(rows, "entry").items():
         lines.append(
             (
                 entry,
                 str(own[0].result["knowledge"]).replace("_", " "),
+                len(own),
                 int(_mean(own, "n_queries")),
                 int(_mean(own, "clicks")),
                 _mean(own, "cpu_seconds"),
@@ -286,7 +312,18 @@ def cost_table(rows: Sequence[Row]) -> str:
                 f"{np.mean([_quality(row, 'ndcg_at_k') for row in own]):+.1%}",
             )
         )
-    header = ("attacker", "knows", "queries", "clicks", "CPU s", "on targets", "HR@10", "NDCG@10")
+    names = [
+        "attacker",
+        "knows",
+        "cells",
+        "queries",
+        "clicks",
+        "CPU-s",
+        "on-targets",
+        "HR@10",
+        "NDCG@10",
+    ]
+    header = [name.replace("-", " ") for name in names]
     return markdown_table(header, lines)
 
 
@@ -336,7 +373,7 @@ def heuristics_table(rows: Sequence[Row]) -> str:
     Returns:
         An empty text if no platform has all four.
     """
-    ours = {k: v for k, v in _by_platform(rows).items() if set(HEURISTIC_ENTRIES) <= set(v)}
+    ours = {k: m for k, v in _by_platform(rows).items() if (m := _means(v, HEURISTIC_ENTRIES))}
     if not ours:
         return ""
     datasets = list(dict.fromkeys(dataset for dataset, _ in ours))
@@ -394,17 +431,29 @@ def interquartile_mean(values: NDArray[np.float64]) -> float:
 def claims(rows: Sequence[Row]) -> str:
     """Return which of the paper's claims hold in these rows, worked out from them."""
     cells = _by_platform(rows)
-    lines = [f"- Cells (dataset and victim) with results: {len(cells)}."]
+    lines = [
+        f"- Cells (dataset and victim) with results: {len(cells)}. Attackers are compared by means over the "
+        "seeds that all of them have."
+    ]
     paper_entries = (*HEURISTIC_ENTRIES, "conslop", "appgrad", "poisonrec")
-    with_all = {k: v for k, v in cells.items() if set(paper_entries) <= set(v)}
+    with_all = {k: m for k, v in cells.items() if (m := _means(v, paper_entries))}
     if with_all:
         best = Counter(e for v in with_all.values() for e in _winners(v, paper_entries))
         lines.append(
             f"- Best of the paper's seven attacks, by mean: {_counted(best)} (paper: poisonrec in all but "
             "CoVisitation, where conslop wins on 3 of 4 datasets)."
         )
-    if cells:
-        best = Counter(e for v in cells.values() for e in _winners(v, list(v)))
+        others = [
+            f"{entry} on {dataset} {victim}"
+            for (dataset, victim), means in with_all.items()
+            for entry in _winners(means, paper_entries)
+            if entry != "poisonrec"
+        ]
+        if others:
+            lines.append(f"- Where it is not poisonrec: {', '.join(others)}.")
+    everything = {k: m for k, v in cells.items() if (m := _means(v, list(v)))}
+    if everything:
+        best = Counter(e for v in everything.values() for e in _winners(v, list(v)))
         lines.append(f"- Best of everything compared here, by mean: {_counted(best)}.")
     for better, worse in (
         ("poisonrec", "poisonrec-random"),
@@ -415,10 +464,23 @@ def claims(rows: Sequence[Row]) -> str:
         ("poisonrec-warm", "poisonrec"),
         ("poisonrec-warm", "random-search"),
     ):
-        both = [v for v in cells.values() if better in v and worse in v]
+        both = {k: m for k, v in cells.items() if (m := _means(v, (better, worse)))}
         if both:
-            n = sum(v[better] > v[worse] for v in both)
-            lines.append(f"- {better} above {worse}: {n} of {len(both)} cells.")
+            above, equal = (
+                sum(test(v[better], v[worse]) for v in both.values()) for test in (gt, eq)
+            )
+            tied = f", equal in {equal}" if equal else ""
+            lines.append(f"- {better} above {worse}: {above} of {len(both)} cells{tied}.")
+    ratios = [
+        f"{dataset} {victim} {means['poisonrec-bplain'] / means['poisonrec']:.2f}"
+        for (dataset, victim), v in cells.items()
+        if (means := _means(v, ("poisonrec", "poisonrec-bplain"))) and means["poisonrec"]
+    ]
+    if ratios:
+        lines.append(
+            f"- poisonrec-bplain over poisonrec: {', '.join(ratios)} (paper, Fig. 4: equal on ItemPop "
+            "and NeuMF, less on the others)."
+        )
     shares = _final_shares(rows)
     if shares:
         lines.append(f"- Share of target clicks in poisonrec's last batch (Fig. 5): {shares}.")
@@ -458,15 +520,23 @@ def alternation(profiles: FakeProfiles) -> tuple[float, float]:
     return float(observed), float(expected.mean())
 
 
-def _by_platform(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, float]]:
-    """Return mean RecNum over seeds: platform, then attacker."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+def _by_platform(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[int, float]]]:
+    """Return RecNum: platform, then attacker, then seed."""
+    found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
     for row in rows:
         entries = found.setdefault((row.cell.label, row.cell.victim), {})
-        entries.setdefault(row.cell.entry, []).append(row.rec_num)
+        entries.setdefault(row.cell.entry, {})[row.cell.seed] = row.rec_num
+    return found
+
+
+def _means(by_entry: Mapping[str, Mapping[int, float]], entries: Sequence[str]) -> dict[str, float]:
+    """Return each attacker's mean over the seeds that all of `entries` have; nothing if there is none."""
+    seeds = set.intersection(*(set(by_entry.get(entry, ())) for entry in entries))
+    if not seeds:
+        return {}
     return {
-        platform: {entry: float(np.mean(values)) for entry, values in entries.items()}
-        for platform, entries in found.items()
+        entry: float(np.mean([by_entry[entry][seed] for seed in sorted(seeds)]))
+        for entry in entries
     }
 
 

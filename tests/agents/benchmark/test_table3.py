@@ -423,12 +423,80 @@ def test_claims_are_counted_from_the_rows() -> None:
     assert "Cells (dataset and victim) with results: 2." in text
     # ItemPop is a tie of (20 + 40) / 2 and (30 + 30) / 2, which counts for both
     assert "Best of everything compared here, by mean: poisonrec-warm 2, poisonrec 1." in text
-    assert "poisonrec-warm above poisonrec: 1 of 2 cells." in text  # ItemPop: 30 against 30
+    assert (
+        "poisonrec-warm above poisonrec: 1 of 2 cells, equal in 1." in text
+    )  # ItemPop: 30 against 30
     assert "ItemPop 0.50, BPR 0.50" in text
     assert "earlier state" not in text
     assert "1 of 2 results were made by an earlier state" in claims(
         [ROWS[0], replace(ROWS[4], is_current=False)]
     )
+
+
+def test_attackers_are_compared_on_the_seeds_that_both_have() -> None:
+    rows = [
+        row("BPR", "poisonrec", 0, [10, 10]),
+        row("BPR", "poisonrec", 1, [99, 99]),
+        row("BPR", "poisonrec-warm", 0, [11, 11]),
+        row("BPR", "poisonrec-bplain", 0, [5, 5]),
+        row("NeuMF", "poisonrec", 0, [3, 3]),
+        row("NeuMF", "poisonrec-warm", 1, [9, 9]),  # no seed in common
+    ]
+    text = claims(rows)
+    assert "poisonrec-warm above poisonrec: 1 of 1 cells." in text  # 11 against 10, not 54.5
+    assert "mean: poisonrec-warm 1." in text
+    assert "poisonrec above poisonrec-bplain: 1 of 1 cells." in text
+    assert "poisonrec-bplain over poisonrec: synthetic BPR 0.50 (" in text
+
+
+def test_the_cells_that_poisonrec_does_not_win_are_named() -> None:
+    names = ("random", "popular", "middle", "power-item", "conslop", "appgrad", "poisonrec")
+    best_is_last = [row("BPR", name, 0, [n, n]) for n, name in enumerate(names)]
+    best_is_conslop = [
+        row("AutoRec", name, 0, [9 - abs(n - 4)] * 2) for n, name in enumerate(names)
+    ]
+    assert "Where it is not poisonrec" not in claims(best_is_last)
+    text = claims(best_is_last + best_is_conslop)
+    assert "seven attacks, by mean: conslop 1, poisonrec 1 (" in text
+    assert "Where it is not poisonrec: conslop on synthetic AutoRec." in text
+
+
+def test_a_report_says_what_was_retrained_in_full() -> None:
+    def cell(seed: int, full: int | None) -> Row:
+        own = costly([row("BPR", "random", seed, [1])])[0]
+        return replace(own, result={**own.result, "full_rec_num": full})
+
+    assert "No plan was retrained in full" in report([cell(0, None), cell(1, None)])
+    some = report([cell(0, 7), cell(1, None)])
+    assert (
+        "after full retraining, mean over seeds (heuristics: their first draw). Of seed 0 only."
+        in some
+    )
+    everything = report([cell(0, 7), cell(1, 9)])
+    assert "their first draw).\n" in everything
+
+
+@pytest.mark.parametrize("entry", ["random", "random-search"])
+def test_full_retraining_is_added_to_a_plan_that_there_is(
+    entry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = replace(CELL, entry=entry)
+    wanted = run_cell(full, tmp_path / "fresh")
+    fast = run_cell(replace(full, is_full=False), tmp_path)
+    assert fast["full_rec_num"] is None
+    monkeypatch.setattr(cells_module, "_measure", lambda _: pytest.fail("attacked again"))
+    added = run_cell(full, tmp_path)
+    assert added == {**fast, "full_rec_num": wanted["full_rec_num"]}
+    store = ResultStore(tmp_path)
+    assert store.get(identity(full)) == json.loads(json.dumps(added))
+    plans = [
+        FakeProfiles.load(profiles_path(store, identity(each)))
+        for each in (full, replace(full, is_full=False))
+    ]
+    assert plans[0].content_hash == plans[1].content_hash
+    # and the other way round: more than was asked for is there already
+    run_cell(full, tmp_path / "fresh")
+    assert run_cell(replace(full, is_full=False), tmp_path / "fresh") == wanted
 
 
 def test_final_shares_of_targets_are_those_of_the_last_batch_per_dataset() -> None:
