@@ -362,7 +362,8 @@ def learners_table(rows: Sequence[Row]) -> str:
                 if ours or theirs:
                     ratios.setdefault((dataset, victim), []).append(ours / max(1, theirs))
             line.append(_iqm_with_interval(list(ratios.values())))
-        lines.append(line)
+        if any(text != "-" for text in line[1:]):
+            lines.append(line)
     header = [f"{b:,} queries" if b else "all of them" for b in budgets]
     return markdown_table(("attacker", *header), lines) if lines else ""
 

@@ -167,7 +167,8 @@ def _draw(rows: Sequence[Row], folder: Path) -> list[Path]:
             ("learning", draw_learning, spaces),
             ("target-shares", draw_target_shares, spaces),
         ):
-            if some:
+            several = len({row.cell.entry for row in some}) > 1
+            if some and (several or draw is not draw_learning):
                 path = folder / f"table3-{dataset}-{name}.png"
                 draw(some, path)
                 drawn.append(path)

@@ -461,6 +461,17 @@ def test_the_cells_that_poisonrec_does_not_win_are_named() -> None:
     assert "Where it is not poisonrec: conslop on synthetic AutoRec." in text
 
 
+def test_learners_without_a_common_budget_have_no_line() -> None:
+    rows = [
+        row("BPR", "poisonrec", 0, [1, 2, 3, 4]),
+        row("BPR", "poisonrec-warm", 0, [4, 4, 4, 4]),
+        row("NeuMF", "random-search", 0, [4, 4, 4, 4]),  # where PoisonRec was not
+    ]
+    table = learners_table(rows)
+    assert "poisonrec-warm" in table
+    assert "random-search" not in table
+
+
 def test_a_report_says_what_was_retrained_in_full() -> None:
     def cell(seed: int, full: int | None) -> Row:
         own = costly([row("BPR", "random", seed, [1])])[0]
