@@ -51,6 +51,8 @@ ATTACKERS: Mapping[str, type[Attacker]] = _Registry(
         "random-search": "agents.optimization:RandomSearch",
         "cross-entropy": "agents.optimization:CrossEntropy",
         "evolution": "agents.optimization:Evolution",
+        "dpa2dl": "agents.gradient.dpa2dl:DPA2DL",
+        "rapu-r": "agents.gradient.rapu_r:RAPUR",
         "poisonrec": "agents.poisonrec.agent:PoisonRecAttacker",
         "poisonrec-warm": "agents.poisonrec.warm:WarmPoisonRecAttacker",
         "sb3-ppo": "agents.sb3.attackers:SB3PPO",
