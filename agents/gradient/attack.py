@@ -53,7 +53,9 @@ class SurrogateAttackerConfig(AttackerConfig):
     def __post_init__(self) -> None:
         as_count("epochs", self.epochs)
         if not isinstance(self.gradient_passing, bool):
-            raise ArgumentError(f"gradient_passing must be true or false, got {self.gradient_passing!r}")
+            raise ArgumentError(
+                f"gradient_passing must be true or false, got {self.gradient_passing!r}"
+            )
         self.surrogate_config()
 
     def surrogate_config(self) -> SurrogateConfig:
@@ -107,9 +109,7 @@ class SurrogateAttacker(Attacker):
     knowledge = Knowledge.GRAY_BOX
     config: SurrogateAttackerConfig
     config_class = SurrogateAttackerConfig
-    why_not = (
-        "demotion would need another adversarial loss; use an attacker that queries, for example 'poisonrec'"
-    )
+    why_not = "demotion would need another adversarial loss; use an attacker that queries, for example 'poisonrec'"
 
     def _plan(self, view: AttackerView, rng: np.random.Generator) -> NDArray[np.int64]:
         return self.attack(Task.of(view), rng).item_ids

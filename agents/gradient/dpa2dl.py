@@ -175,9 +175,7 @@ def promotion_gradient(
         some = users[start : start + _AT_ONCE]
         rows = representations[some]
         scores = rows @ items.T
-        terms, last = promotion_terms(
-            scores, target_items, list_length=list_length, margin=margin
-        )
+        terms, last = promotion_terms(scores, target_items, list_length=list_length, margin=margin)
         total += terms.sum()
         counts = terms > -margin
         at_last = _sigmoid(-scores[np.arange(len(some)), last].astype(np.float64))

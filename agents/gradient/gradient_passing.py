@@ -120,9 +120,7 @@ class Adjacency:
         self._edges = (np.arange(graph.n_edges, dtype=np.int64), edges)
         self._masks = np.empty((2, graph.n_edges), dtype=np.bool_)
 
-    def times(
-        self, source: NDArray[Real], result: NDArray[Real] | None = None
-    ) -> NDArray[Real]:
+    def times(self, source: NDArray[Real], result: NDArray[Real] | None = None) -> NDArray[Real]:
         """Return the product with a matrix, shape `(n_rows, d)`, written to `result` if that is given."""
         return _times(self.graph.n_users, (self._by_user, self._by_item), source, result)
 
@@ -138,7 +136,12 @@ class Adjacency:
         if any(u and math.isfinite(t) for u, t in zip(is_used, thresholds, strict=True)):
             finite = [t if math.isfinite(t) else 0.0 for t in thresholds]
             mark_edges(
-                self.graph.indptr, self.graph.items, representations, gradient, *finite, *self._masks
+                self.graph.indptr,
+                self.graph.items,
+                representations,
+                gradient,
+                *finite,
+                *self._masks,
             )
             for parity, threshold in enumerate(thresholds):
                 if is_used[parity] and math.isfinite(threshold):

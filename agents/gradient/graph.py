@@ -37,7 +37,12 @@ class InteractionGraph:
     def __post_init__(self) -> None:
         indptr = np.asarray(self.indptr, dtype=np.int64)
         items = as_ids("items", self.items, below=self.n_items, shape=(None,)).astype(np.int32)
-        if indptr.ndim != 1 or indptr[0] != 0 or indptr[-1] != len(items) or np.diff(indptr).min(initial=0) < 0:
+        if (
+            indptr.ndim != 1
+            or indptr[0] != 0
+            or indptr[-1] != len(items)
+            or np.diff(indptr).min(initial=0) < 0
+        ):
             raise ArgumentError(
                 f"indptr must rise from 0 to the number of items, {len(items)}, got {indptr}"
             )
@@ -65,7 +70,9 @@ class InteractionGraph:
         """
         n_items = log.n_items if n_items is None else n_items
         indptr, items = log.seen
-        fakes = [np.unique(as_ids("profiles", each, below=n_items, shape=(None,))) for each in profiles]
+        fakes = [
+            np.unique(as_ids("profiles", each, below=n_items, shape=(None,))) for each in profiles
+        ]
         ends = indptr[-1] + np.cumsum([len(each) for each in fakes], dtype=np.int64)
         return cls(
             np.concatenate([indptr, ends]),

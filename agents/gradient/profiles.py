@@ -78,9 +78,7 @@ class Task:
         return InteractionGraph.of(self.log, profiles)
 
 
-def top_items(
-    worth: NDArray[Real], allowed: NDArray[np.bool_], n: int
-) -> NDArray[np.int64]:
+def top_items(worth: NDArray[Real], allowed: NDArray[np.bool_], n: int) -> NDArray[np.int64]:
     """Return the `n` allowed items with the largest worth, best first; of equals the smaller id comes first.
 
     Args:

@@ -329,9 +329,7 @@ class Surrogate:
         return total
 
 
-def embeddings_of(
-    trained: Surrogate, graph: InteractionGraph, seed: int
-) -> NDArray[np.float32]:
+def embeddings_of(trained: Surrogate, graph: InteractionGraph, seed: int) -> NDArray[np.float32]:
     """Return initial embeddings for a larger graph: rows of genuine users and items from a trained surrogate.
 
     The pre-training strategy of Gradient Passing; rows of fake users are random.

@@ -118,9 +118,7 @@ class TorchTwin:
             return softplus(others[:, 0] - score).mean() + config.reg * norms.mean()
         both = torch.cat([softplus(-score), softplus(others).ravel()])
         own = (u**2).sum(dim=1)
-        norms = torch.cat(
-            [own + (p**2).sum(dim=1), (own[:, None] + (other**2).sum(dim=2)).ravel()]
-        )
+        norms = torch.cat([own + (p**2).sum(dim=1), (own[:, None] + (other**2).sum(dim=2)).ravel()])
         return both.mean() + config.reg * norms.mean()
 
     def _squared_error(self, users: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -140,6 +138,8 @@ class TorchTwin:
         n_draws, _ = self._twin.epoch_draws()
         size = self.config.batch_size
         return [
-            tuple(ids.astype(np.int64) for ids in self._twin.draw(first, min(size, n_draws - first)))
+            tuple(
+                ids.astype(np.int64) for ids in self._twin.draw(first, min(size, n_draws - first))
+            )
             for first in range(0, n_draws, size)
         ]

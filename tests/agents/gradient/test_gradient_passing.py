@@ -45,7 +45,10 @@ def random_case(
     """Return a graph in which some rows have no pair, representations and a gradient."""
     rng = np.random.default_rng(seed)
     log = Interactions(
-        rng.integers(n_users - 1, size=n_events), rng.integers(n_items - 1, size=n_events), n_users, n_items
+        rng.integers(n_users - 1, size=n_events),
+        rng.integers(n_items - 1, size=n_events),
+        n_users,
+        n_items,
     )
     graph = InteractionGraph.of(log, [np.array([1, 2, 2]), np.array([0])])
     return graph, rng.normal(size=(graph.n_rows, size)), rng.normal(size=(graph.n_rows, size))
@@ -112,7 +115,9 @@ def test_the_compiled_path_is_the_plain_one(config: GradientPassing, seed: int, 
     single = pass_gradient(g.astype(np.float32), r.astype(np.float32), graph, config)
     assert single.dtype == np.float32
     if not math.isfinite(config.threshold_odd) and not math.isfinite(config.threshold_even):
-        assert np.abs(single - exact).max() < 1e-3  # a pair at the threshold may fall on either side
+        assert (
+            np.abs(single - exact).max() < 1e-3
+        )  # a pair at the threshold may fall on either side
 
 
 def test_nothing_changes_bit_for_bit_where_nothing_is_passed() -> None:

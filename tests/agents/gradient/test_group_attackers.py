@@ -94,7 +94,10 @@ def test_poisoning_without_training_moves_targets_up_and_fake_users_down() -> No
     surrogate = Surrogate(task.graph([task.target_items] * 2), config.surrogate_config())
     genuine, fakes = np.arange(30), np.array([30, 31])
     targets = task.target_items
-    before, own = surrogate.scores(genuine)[:, targets].mean(), surrogate.scores(fakes)[:, :37].mean()
+    before, own = (
+        surrogate.scores(genuine)[:, targets].mean(),
+        surrogate.scores(fakes)[:, :37].mean(),
+    )
     chooser = SelectionByScore(task, config)
     for _ in range(5):
         chooser._poison(surrogate, fakes, np.random.default_rng(0))

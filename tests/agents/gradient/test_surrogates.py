@@ -133,7 +133,13 @@ def test_they_learn_the_checkerboard(
 ) -> None:
     graph = checkerboard()
     config = SurrogateConfig(
-        model=model, loss=loss, embedding_size=4, batch_size=16, reg=1e-4, passing=passing, learning_rate=0.02
+        model=model,
+        loss=loss,
+        embedding_size=4,
+        batch_size=16,
+        reg=1e-4,
+        passing=passing,
+        learning_rate=0.02,
     )
     surrogate = Surrogate(graph, config)
     before = surrogate.train(1)
