@@ -53,6 +53,8 @@ ATTACKERS: Mapping[str, type[Attacker]] = _Registry(
         "evolution": "agents.optimization:Evolution",
         "dpa2dl": "agents.gradient.dpa2dl:DPA2DL",
         "rapu-r": "agents.gradient.rapu_r:RAPUR",
+        "pga-implicit": "agents.gradient.pga:PGA",
+        "revadv": "agents.gradient.revadv:RevAdv",
         "poisonrec": "agents.poisonrec.agent:PoisonRecAttacker",
         "poisonrec-warm": "agents.poisonrec.warm:WarmPoisonRecAttacker",
         "sb3-ppo": "agents.sb3.attackers:SB3PPO",

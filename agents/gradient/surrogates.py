@@ -1,6 +1,8 @@
 """The attacker's own recommenders: MF and LightGCN, trained with BPR, BCE or MSE, with Gradient Passing or not."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -200,13 +202,23 @@ class Surrogate:
         Raises:
             StateError: If training diverged.
         """
+        with self.epoch():
+            losses = self._user_epoch() if self.config.loss == "mse" else self._pair_epoch()
+        return float(np.mean(losses)) if losses else float("nan")
+
+    @contextmanager
+    def epoch(self) -> Iterator[None]:
+        """Count and time what happens inside as an epoch of training.
+
+        Raises:
+            StateError: If the embeddings are not finite afterwards.
+        """
         start = time.process_time()
-        losses = self._user_epoch() if self.config.loss == "mse" else self._pair_epoch()
+        yield
         self.n_epochs += 1
         self.training_seconds += time.process_time() - start
         if not np.isfinite(self.embeddings.sum(dtype=np.float64)):
             raise StateError("the surrogate diverged: lower its learning_rate")
-        return float(np.mean(losses)) if losses else float("nan")
 
     def descend(self, gradient: NDArray[Real]) -> None:
         """Take one step of Adam against a gradient with respect to the final representations, as it is.
