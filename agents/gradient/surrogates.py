@@ -295,18 +295,29 @@ class Surrogate:
         size = self.config.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def _pair_epoch(self) -> list[float]:
-        config, losses = self.config, []
+    def train_step(self, first: int, n_draws: int) -> float:
+        """Take one step on draws of the present epoch and return its mean loss; not for `"mse"`.
+
+        Args:
+            first: Number of the first draw.
+            n_draws: How many.
+        """
+        config = self.config
         add_gradient = add_bpr_gradient if config.loss == "bpr" else add_bce_gradient
+        rows = self.representations()
+        loss: float = add_gradient(
+            self.graph.n_users, *self.draw(first, n_draws), rows, config.reg, self._gradient
+        )
+        self._step(self._gradient, rows)
+        return loss
+
+    def _pair_epoch(self) -> list[float]:
+        size = self.config.batch_size
         n_draws, _ = self.epoch_draws()
-        for first in range(0, n_draws, config.batch_size):
-            examples = self.draw(first, min(config.batch_size, n_draws - first))
-            rows = self.representations()
-            losses.append(
-                add_gradient(self.graph.n_users, *examples, rows, config.reg, self._gradient)
-            )
-            self._step(self._gradient, rows)
-        return losses
+        return [
+            self.train_step(first, min(size, n_draws - first))
+            for first in range(0, n_draws, size)
+        ]
 
     def _user_epoch(self) -> list[float]:
         config, losses = self.config, []
