@@ -73,7 +73,12 @@ SMOKE = {
     "patience": 10,
 }
 """What `--smoke` runs: everything, small."""
-_DECISIVE = ("agents", "recattack_gym.core.random", "recattack_gym.metrics", "recattack_gym.victims.kernels")
+_DECISIVE = (
+    "agents",
+    "recattack_gym.core.random",
+    "recattack_gym.metrics",
+    "recattack_gym.victims.kernels",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

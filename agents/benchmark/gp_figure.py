@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from agents.benchmark.figures import COLOURS, write_figure
 from agents.benchmark.gp_report import similarity_rows, strength_rows
@@ -33,7 +34,9 @@ def draw_gp(rows: Sequence[Mapping[str, Any]], dataset: str, path: Path) -> None
         number += 1
     if attacks:
         _draw_strength(panels[number], attacks)
-    figure.suptitle(f"Gradient Passing on {dataset}: without (dashed, open) and with (full, filled)")
+    figure.suptitle(
+        f"Gradient Passing on {dataset}: without (dashed, open) and with (full, filled)"
+    )
     write_figure(figure, path)
 
 
@@ -52,6 +55,9 @@ def _draw_similarity(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
                     label=name if dash == "-" else None,
                 )
     axes.set_xscale("log")
+    ticks = sorted({row["epochs"] for row in rows})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("epochs of the surrogate")
     axes.set_ylabel("JS: likeness of its lists to the victim's")
     axes.set_ylim(bottom=0)
@@ -87,6 +93,8 @@ def _draw_strength(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             axes.annotate(row["attacker"], (1.0, row["strength"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="0.4")  # fmt: skip
     if made:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("CPU seconds of all retrainings (numbers: epochs of each)")
     axes.set_ylabel("target recall in %")
     axes.grid(alpha=0.3)

@@ -141,9 +141,7 @@ def initial_profiles(
     return project(values, task.profile_size, forced)
 
 
-def unit_rows(
-    gradient: NDArray[Real], forced: list[NDArray[np.int64]]
-) -> NDArray[np.float32]:
+def unit_rows(gradient: NDArray[Real], forced: list[NDArray[np.int64]]) -> NDArray[np.float32]:
     """Return rows of length 1, zero at forced items; rows that are zero stay zero."""
     rows = gradient.astype(np.float64)
     for row, own in zip(rows, forced, strict=True):

@@ -75,7 +75,5 @@ def click_gradient(
     shrink = reg * np.eye(size)
     for item in range(graph.n_items):
         own = users[who[indptr[item] : indptr[item + 1]]]
-        slopes[item] = np.linalg.solve(
-            own.T @ own + shrink, gradient[n + item].astype(np.float64)
-        )
+        slopes[item] = np.linalg.solve(own.T @ own + shrink, gradient[n + item].astype(np.float64))
     return users[graph.n_genuine :] @ slopes.T

@@ -2,8 +2,8 @@
 
 No cell that nobody clicked is ever visited: their part is a product of two `(d, d)` matrices. Pure functions.
 
-`L = mean_{u in batch, i} w_ui (y_ui - s_ui)^2 + reg mean_{u, i} (|r_u|^2 + |r_i|^2)`, with `w_ui` the weight of
-clicked cells where `y_ui = 1`, else 1 (the surrogate WRMF of Tang, Wen and Wang, "Revisiting adversarially
+`L = mean_{u in batch, i} w_ui (y_ui - s_ui)^2 + reg mean_{u, i} (|r_u|^2 + |r_i|^2)`, with `w_ui` the weight
+of clicked cells where `y_ui = 1`, else 1 (the surrogate WRMF of Tang, Wen and Wang, "Revisiting adversarially
 learned injection attacks against recommender systems", RecSys 2020).
 """
 

@@ -1,4 +1,4 @@
-"""The attacker's own recommenders: MF and LightGCN, trained with BPR, BCE or MSE, with Gradient Passing or not."""
+"""The attacker's own recommenders: MF and LightGCN, trained with BPR, BCE or MSE, passing gradients or not."""
 
 import time
 from collections.abc import Iterator
@@ -315,8 +315,7 @@ class Surrogate:
         size = self.config.batch_size
         n_draws, _ = self.epoch_draws()
         return [
-            self.train_step(first, min(size, n_draws - first))
-            for first in range(0, n_draws, size)
+            self.train_step(first, min(size, n_draws - first)) for first in range(0, n_draws, size)
         ]
 
     def _user_epoch(self) -> list[float]:
@@ -343,7 +342,7 @@ class Surrogate:
         return float(word >> np.uint64(11)) * 2.0**-53 < rate
 
     def _smoothed(self, values: NDArray[Real]) -> NDArray[Real]:
-        """Return the mean over 0 to `n_layers` hops of what travels along the graph: LightGCN's forward and backward."""
+        """Return the mean over 0 to `n_layers` hops along the graph: LightGCN's forward and backward."""
         total, hop = values.copy(), values
         for _ in range(self.config.n_layers):
             hop = self.adjacency.times(hop)

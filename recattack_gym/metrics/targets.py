@@ -18,8 +18,8 @@ def target_recall_at_k(
     """Return the mean share of a user's targets that are in its list: HR@K of Gradient Passing.
 
     "Accelerating the Surrogate Retraining for Poisoning Attacks against Recommender Systems", RecSys 2024
-    (Recall@50 in its code): targets that a user has clicked in training do not count for it, and users who have
-    clicked all of them do not count at all. The lists leave clicked items out.
+    (Recall@50 in its code): targets that a user has clicked in training do not count for it, and users who
+    have clicked all of them do not count at all. The lists leave clicked items out.
 
     Args:
         shown: Top-k lists of genuine users, shape `(U, k)`, -1 for an empty place.
@@ -74,8 +74,8 @@ def target_hit_rate_of_test_users_at_k(
 ) -> float:
     """Return the share of users with a test item who have at least one target in their list: TargetHR@K.
 
-    Tang, Wen and Wang, "Revisiting adversarially learned injection attacks against recommender systems", RecSys
-    2020. The lists leave items of training out; who owns a target counts as everybody else.
+    Tang, Wen and Wang, "Revisiting adversarially learned injection attacks against recommender systems",
+    RecSys 2020. The lists leave items of training out; who owns a target counts as everybody else.
 
     Args:
         shown: Top-k lists of genuine users, shape `(U, k)`.
@@ -176,7 +176,8 @@ def _hits(
     targets = as_ids("target_items", target_items, below=int(np.iinfo(np.int64).max), shape=(None,))
     if owns.shape != (len(shown), len(targets)) or owns.dtype != np.bool_:
         raise ArgumentError(
-            f"owns must be a bool array of shape ({len(shown)}, {len(targets)}), got {owns.dtype} {owns.shape}"
+            f"owns must be a bool array of shape ({len(shown)}, {len(targets)}), "
+            f"got {owns.dtype} {owns.shape}"
         )
     return np.stack([(shown == item).any(axis=1) for item in targets], axis=1)
 

@@ -98,7 +98,12 @@ def test_the_unrolled_gradient_is_that_of_finite_differences(before: int, n_epoc
     task = make_task(n_users=6, n_items=7, n_events=25, target_items=(6, 2))
     graph = task.graph([np.array([1, 6, 2]), np.array([0, 2, 6])])
     config = SurrogateConfig(
-        loss="mse", embedding_size=3, batch_size=5, positive_weight=4.0, reg=0.05, learning_rate=0.05
+        loss="mse",
+        embedding_size=3,
+        batch_size=5,
+        positive_weight=4.0,
+        reg=0.05,
+        learning_rate=0.05,
     )
     surrogate = Surrogate(graph, config, seed=3, dtype=np.float64)
     surrogate.train(before)
@@ -144,13 +149,17 @@ def test_descending_on_clicks_lowers_the_adversarial_loss() -> None:
     losses: list[float] = []
 
     class Watched(RevAdv):
-        def _step(self, surrogate: Surrogate, task: Task):  # type: ignore[no-untyped-def]  # the base's
+        def _step(
+            self, surrogate: Surrogate, task: Task
+        ) -> tuple[float, float, NDArray[np.float32 | np.float64]]:
             result = super()._step(surrogate, task)
             losses.append(result[0])
             return result
 
     task = make_task(n_users=80, n_events=800, n_fake_users=12, target_items=(20, 25))
-    Watched({**SMALL, "attack_epochs": 15, "click_targets": False}).attack(task, np.random.default_rng(0))
+    Watched({**SMALL, "attack_epochs": 15, "click_targets": False}).attack(
+        task, np.random.default_rng(0)
+    )
     assert np.mean(losses[-3:]) < losses[0] - 0.01
 
 

@@ -1,6 +1,7 @@
 """Gradient Passing: published numbers by hand, its algebra, and the compiled path against the plain one."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -24,6 +25,9 @@ GRAPH = InteractionGraph.of(LOG)
 R = np.array([[1, 0], [0, 1], [1, 1], [0.5, -0.5], [-1, 0]])
 G = np.array([[0.1, -0.2], [0.3, 0], [-0.1, 0.1], [0.2, 0.4], [0, -0.3]])
 
+Passed = Callable[
+    [NDArray[np.float64], NDArray[np.float64], InteractionGraph, GradientPassing], NDArray[np.float64]
+]
 both_paths = pytest.mark.parametrize("passed", [pass_gradient, pass_gradient_plainly])
 
 
@@ -64,7 +68,8 @@ def random_case(
         ),
         (
             setting(-INF, -INF, 1, 10, 1),
-            [1.629289, -1.429289, 2.9, -0.512132, 0.177817, 1.872792, 1.046447, 1.592893, 0.919239, -0.385786],
+            [1.629289, -1.429289, 2.9, -0.512132, 0.177817, 1.872792, 1.046447, 1.592893, 0.919239,
+             -0.385786],
         ),
         (setting(0, -INF, 1, 0, 1), [0.2, 0, 0.4, 0.2, -0.1, 0.1, 0.4, 0.3, 0, -0.3]),
         (
@@ -74,7 +79,9 @@ def random_case(
         (setting(INF, INF, 1, 10, 2), G.ravel().tolist()),
     ],
 )  # fmt: skip
-def test_the_numbers_of_the_fixture(passed, config: GradientPassing, expected: list[float]) -> None:  # type: ignore[no-untyped-def]
+def test_the_numbers_of_the_fixture(
+    passed: Passed, config: GradientPassing, expected: list[float]
+) -> None:
     # specs/algorithms.md, F1
     assert passed(G, R, GRAPH, config).ravel() == pytest.approx(expected, abs=1e-6)
 

@@ -189,7 +189,8 @@ def test_settings_of_passing_reach_the_surrogate() -> None:
     ("setting", "value", "named"),
     [
         ("epochs", 0, "epochs"), ("gradient_passing", 1, "gradient_passing"), ("passing_order", 0, "order"),
-        ("passing_weight_even", -1.0, "weight_even"), ("group_size", 0, "group_size"), ("margin", 0.0, "margin"),
+        ("passing_weight_even", -1.0, "weight_even"), ("group_size", 0, "group_size"),
+        ("margin", 0.0, "margin"),
         ("selection_decay", 1.5, "selection_decay"), ("learning_rate", 0.0, "learning_rate"),
     ],
 )  # fmt: skip
