@@ -1,9 +1,9 @@
 """`recattack bench gp`: attacks through surrogates with and without Gradient Passing, both sides in one run.
 
 Three questions of "Accelerating the Surrogate Retraining for Poisoning Attacks against Recommender Systems"
-(RecSys 2024): how near is a surrogate to the victim after so many epochs (JS@50), how strong is the attack at
-equal epochs, and what does equal strength cost. Each finished piece is one JSON file, so a run that was killed
-goes on where it was.
+(RecSys 2024): how near is a surrogate to the victim after so many epochs (JS@50), how strong is the attack
+at equal epochs, and what does equal strength cost. Each finished piece is one JSON file, so a run that was
+killed goes on where it was.
 """
 
 import argparse
@@ -110,7 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def several(name: str, default: Sequence[object], kind: type, text: str) -> None:
         shown = " ".join(map(str, default))
-        parser.add_argument(name, nargs="+", type=kind, default=list(default), help=f"{text} ({shown})")  # fmt: skip
+        help_ = f"{text} ({shown})"
+        parser.add_argument(name, nargs="+", type=kind, default=list(default), help=help_)
 
     several("--datasets", ("gowalla", "ml-1m"), str, "logs; of gowalla its 15-core")
     several("--attackers", GRADIENT_ATTACKERS, str, "attackers with surrogates")

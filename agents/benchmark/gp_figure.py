@@ -1,4 +1,4 @@
-"""The picture of `recattack bench gp`: likeness to the victim, and strength against the cost of retraining."""
+"""The picture of `recattack bench gp`: likeness to the victim, and strength against cost."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,11 +86,21 @@ def _draw_strength(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
                 label=f"{name}{' with GP' if gp == 'yes' else ''}",
             )
             for x, y, epochs in own:
-                axes.annotate(str(epochs), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)  # fmt: skip
+                axes.annotate(
+                    str(epochs), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8
+                )
     for row in rows:
         if row["training_seconds"] == 0:
             axes.axhline(row["strength"], color="0.6", linewidth=1, linestyle=":")
-            axes.annotate(row["attacker"], (1.0, row["strength"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="0.4")  # fmt: skip
+            axes.annotate(
+                row["attacker"],
+                (1.0, row["strength"]),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=8,
+                color="0.4",
+            )
     if made:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

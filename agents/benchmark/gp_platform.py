@@ -1,4 +1,4 @@
-"""GP-lab's platform: a dataset's dense core, random targets, fakes that lose clicks to a split, a retrained victim."""
+"""GP-lab's platform: a dense core, random targets, split profiles, a victim trained from scratch."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,7 +50,7 @@ class Lab:
         return max(1, round(n_events / self.train.n_users))
 
     def task(self, seed: int) -> Task:
-        """Return the attack of one seed: five items of the catalogue, drawn uniformly (all, where it has fewer)."""
+        """Return the attack of one seed: five items of the catalogue, drawn uniformly."""
         n_targets = min(N_TARGETS, self.train.n_items)
         targets = np.random.default_rng([seed, 5]).permutation(self.train.n_items)[:n_targets]
         return Task(
@@ -130,8 +130,8 @@ def trained_victim(
 ) -> tuple[Surrogate, dict[str, object]]:
     """Train a victim from scratch on the poisoned log, up to its best epoch.
 
-    Fake users are split like genuine ones, so a fifth of their clicks only chooses the epoch, as in GP-lab. The
-    state of early stopping belongs to this one training.
+    Fake users are split like genuine ones, so a fifth of their clicks only chooses the epoch, as in GP-lab.
+    The state of early stopping belongs to this one training.
 
     Args:
         lab_: The log.

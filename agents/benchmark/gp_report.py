@@ -31,13 +31,20 @@ def report(rows: Sequence[Row]) -> tuple[str, dict[str, object]]:
     ]
     parts = []
     if similarity:
-        header = ("model", "dataset", "epochs", "JS", "JS with GP", "CPU s", "CPU s with GP")
+        header: tuple[str, ...] = (
+            "model", "dataset", "epochs", "JS", "JS with GP", "CPU s", "CPU s with GP",
+        )  # fmt: skip
         parts.append(markdown_table(header, [tuple(row.values()) for row in similarity]))
     if attacks:
-        header = ("attacker", "dataset", "GP", "epochs", "seeds", "HR@k %", "sd", "retraining CPU s", "total CPU s")  # fmt: skip
+        header = (
+            "attacker", "dataset", "GP", "epochs", "seeds", "HR@k %", "sd", "retraining CPU s", "total CPU s",
+        )  # fmt: skip
         parts.append(markdown_table(header, [tuple(row.values()) for row in attacks]))
     if gains:
-        header = ("attacker", "dataset", "epochs", "HR@k change %", "CPU s change %", "epochs for equal HR@k", "CPU s change % at equal HR@k")  # fmt: skip
+        header = (
+            "attacker", "dataset", "epochs", "HR@k change %", "CPU s change %", "epochs for equal HR@k",
+            "CPU s change % at equal HR@k",
+        )  # fmt: skip
         parts.append(markdown_table(header, [tuple(row.values()) for row in gains]))
     for row in speed:
         lines = [(name, row["dataset"], value) for name, value in row.items() if name != "dataset"]
@@ -66,7 +73,7 @@ def similarity_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
         key: max(tuple(np.mean(values, axis=0)) for values in by_rate.values())
         for key, by_rate in found.items()
     }
-    result = []
+    result: list[dict[str, object]] = []
     for name, dataset, epoch in dict.fromkeys(key[:3] for key in best):
         sides = [best.get((name, dataset, epoch, side)) for side in (False, True)]
         js, seconds = ([None if s is None else float(s[i]) for s in sides] for i in (0, 1))
@@ -93,7 +100,7 @@ def strength_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
             epochs = piece["epochs"][0] if piece["epochs"] else 0
             key = piece["name"], piece["dataset"], piece["is_passing"], epochs
             found.setdefault(key, []).append(row)
-    result = []
+    result: list[dict[str, object]] = []
     for (name, dataset, is_passing, epochs), own in found.items():
         values = 100 * np.array([row["strength"][STRENGTH] for row in own])
         result.append(
@@ -118,7 +125,7 @@ def gain_rows(attacks: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     For each attack with passing, "equal strength" is the least number of epochs without passing whose mean
     strength is at least as large; `None` where none of those measured is.
     """
-    result = []
+    result: list[dict[str, object]] = []
     for row in attacks:
         if row["gp"] != "yes":
             continue

@@ -1,4 +1,4 @@
-"""Speed of surrogates: compiled against autograd, with against without Gradient Passing, and `implicit`'s BPR."""
+"""Speed of surrogates: compiled beside autograd, with and without passing, beside `implicit`'s BPR."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,7 +73,7 @@ def _against_torch(graph: InteractionGraph, seed: int, repetitions: int) -> dict
 
 
 def _against_implicit(graph: InteractionGraph, seed: int, repetitions: int) -> dict[str, object]:
-    """Time an epoch of MF-BPR and an iteration of `implicit`'s BPR on one thread; nothing without `implicit`."""
+    """Time an epoch of MF-BPR and an iteration of `implicit`'s BPR, if that is installed, on one thread."""
     try:
         from implicit.bpr import BayesianPersonalizedRanking
     except ImportError:

@@ -1,4 +1,4 @@
-"""What attackers with surrogates share: their settings, what a run records, and the loop over groups of fake users."""
+"""What attackers with surrogates share: settings, records, and the loop over groups of fake users."""
 
 import math
 import time
@@ -109,7 +109,10 @@ class SurrogateAttacker(Attacker):
     knowledge = Knowledge.GRAY_BOX
     config: SurrogateAttackerConfig
     config_class = SurrogateAttackerConfig
-    why_not = "demotion would need another adversarial loss; use an attacker that queries, for example 'poisonrec'"
+    why_not = (
+        "demotion would need another adversarial loss; use an attacker that queries, for example "
+        "'poisonrec'"
+    )
 
     def _plan(self, view: AttackerView, rng: np.random.Generator) -> NDArray[np.int64]:
         return self.attack(Task.of(view), rng).item_ids

@@ -36,7 +36,7 @@ class ProfileDescentConfig(SurrogateAttackerConfig):
     list_length: int = 50
     """K of the hit rate by which the best profiles are chosen."""
     click_targets: bool = True
-    """Whether every fake user clicks the targets in any case (an option in RevAdv's code, never so in GP-lab).
+    """Whether every fake user clicks the targets in any case (an option in RevAdv's code, never in GP-lab).
 
     New targets have no clicks of which a surrogate could learn anything, so they need it.
     """
@@ -61,13 +61,13 @@ class ProfileDescent(SurrogateAttacker):
     """Retrain a surrogate on the present profiles, and move the profiles so that its loss on targets falls.
 
     Profiles are rows of a matrix X of zeros and ones. They begin as copies of genuine users with at most
-    `profile_size` items. Each epoch trains a new surrogate, always from the same seed, so that X alone decides
-    what comes of it; then `X <- X - rate * momentum(gradient)`, each row's gradient normalised, and the largest
-    `profile_size` entries of a row become ones again. The X with the best hit rate of the surrogate is planned;
-    equal rates (often zero) are decided by the loss.
+    `profile_size` items. Each epoch trains a new surrogate, always from the same seed, so that X alone
+    decides what comes of it; then `X <- X - rate * momentum(gradient)`, each row's gradient normalised, and
+    the largest `profile_size` entries of a row become ones again. The X with the best hit rate of the
+    surrogate is planned; equal rates (often zero) are decided by the loss.
 
-    With fewer clicks than targets, and `click_targets`, fake users take turns on the targets and nothing is left
-    to descend on. In a catalogue with too few items a profile repeats its items.
+    With fewer clicks than targets, and `click_targets`, fake users take turns on the targets and nothing is
+    left to descend on. In a catalogue with too few items a profile repeats its items.
     """
 
     config: ProfileDescentConfig
@@ -111,7 +111,7 @@ class ProfileDescent(SurrogateAttacker):
 
     @abstractmethod
     def _step(self, surrogate: Surrogate, task: Task) -> tuple[float, float, NDArray[Real]]:
-        """Train a new surrogate and return loss, hit rate, and the gradient by clicks `(n_fake_users, n_items)`."""
+        """Train a surrogate; return loss, hit rate, and the gradient by clicks, `(n_fake_users, n_items)`."""
 
 
 def initial_profiles(

@@ -1,4 +1,4 @@
-"""DPA2DL: poison a surrogate's weights, then let each fake user click what the poisoned surrogate shows it."""
+"""DPA2DL: poison a surrogate's weights, then let each fake user click what that surrogate shows it."""
 
 from dataclasses import dataclass
 
@@ -88,7 +88,7 @@ class SelectionByScore(FillerChooser):
         return [self.choose(scores) for scores in surrogate.scores(fakes)]
 
     def choose(self, scores: NDArray[Real]) -> NDArray[np.int64]:
-        """Return the fillers of one fake user from its scores, shape `(n_items,)`; lowers their probability."""
+        """Return the fillers of a fake user from its scores, shape `(n_items,)`; lowers their probability."""
         worth = _sigmoid(scores.astype(np.float64)) * self.selection
         chosen = top_items(worth, self._is_filler, self._task.n_fillers)
         self.selection[chosen] *= self._config.selection_decay

@@ -113,7 +113,7 @@ class Adjacency:
 
     def __init__(self, graph: InteractionGraph, dtype: type[Real] = np.float32) -> None:
         self.graph = graph
-        weights = graph.weights.astype(dtype)
+        weights: NDArray[Real] = graph.weights.astype(dtype)
         indptr, users, edges = graph.transposed
         self._by_user = (graph.indptr, graph.items, weights)
         self._by_item = (indptr, users, weights[edges])
@@ -134,14 +134,16 @@ class Adjacency:
         whole = (self._by_user, self._by_item)
         sides = [whole, whole]
         if any(u and math.isfinite(t) for u, t in zip(is_used, thresholds, strict=True)):
-            finite = [t if math.isfinite(t) else 0.0 for t in thresholds]
+            odd, even = (t if math.isfinite(t) else 0.0 for t in thresholds)
             mark_edges(
                 self.graph.indptr,
                 self.graph.items,
                 representations,
                 gradient,
-                *finite,
-                *self._masks,
+                odd,
+                even,
+                self._masks[0],
+                self._masks[1],
             )
             for parity, threshold in enumerate(thresholds):
                 if is_used[parity] and math.isfinite(threshold):

@@ -181,12 +181,12 @@ def add_bpr_gradient(
     representations: NDArray[Real],
     reg: float,
     gradient: NDArray[Real],
-) -> float:
+) -> Real:
     """Add the gradient of the BPR loss of a batch; returns the loss.
 
     `mean softplus(s_uj - s_ui) + reg mean(|r_u|^2 + |r_i|^2 + |r_j|^2)`; arguments as in `add_bce_gradient`.
     """
-    one, total = representations.dtype.type(1), 0.0
+    one, total = representations.dtype.type(1), np.float64(0.0)
     share = representations.dtype.type(1.0 / (len(users) * negatives.shape[1]))
     shrink = representations.dtype.type(2.0 * reg) * share
     size = representations.shape[1]
@@ -220,7 +220,7 @@ def add_bce_gradient(
     representations: NDArray[Real],
     reg: float,
     gradient: NDArray[Real],
-) -> float:
+) -> Real:
     """Add the gradient of the binary cross-entropy of a batch; returns the loss.
 
     The mean over clicked and drawn pairs of `softplus(-s)` and `softplus(s)`, and of
@@ -235,7 +235,7 @@ def add_bce_gradient(
         reg: Weight of the squared norms.
         gradient: Added to, shape `(n_rows, d)`.
     """
-    one, total = representations.dtype.type(1), 0.0
+    one, total = representations.dtype.type(1), np.float64(0.0)
     n_negatives, size = negatives.shape[1], representations.shape[1]
     share = representations.dtype.type(1.0 / (len(users) * (1 + n_negatives)))
     shrink = representations.dtype.type(2.0 * reg) * share
@@ -262,9 +262,10 @@ def add_bce_gradient(
 
 
 @compiled
-def softplus(x: float) -> float:
+def softplus(x: Real) -> Real:
     """Return `log(1 + exp(x))` without overflow."""
-    return max(x, 0.0) + np.log1p(np.exp(-abs(x)))
+    result: Real = max(x, x - x) + np.log1p(np.exp(-np.abs(x)))
+    return result
 
 
 @compiled
@@ -276,7 +277,7 @@ def add_clicked_errors(
     weight: float,
     representations: NDArray[Real],
     gradient: NDArray[Real],
-) -> float:
+) -> Real:
     """Add what clicked pairs have more than others to half the gradient of the summed squared error.
 
     The error of a clicked pair is `weight (s - 1)`, that of any other `s`; the difference is added. Returns
@@ -291,7 +292,7 @@ def add_clicked_errors(
         representations: Shape `(n_rows, d)`.
         gradient: Added to, shape `(n_rows, d)`.
     """
-    total, size = 0.0, representations.shape[1]
+    total, size = np.float64(0.0), representations.shape[1]
     w = representations.dtype.type(weight)
     one = representations.dtype.type(1)
     for user in users:

@@ -29,9 +29,9 @@ class PGA(ProfileDescent):
     `ProfileDescent`, and `click_gradient` for the formula.
 
     Differs from the paper: the squared error of clicks over all cells instead of ratings, and profiles that
-    are sets; as in GP-lab, the Gram matrix holds the users who clicked the item alone, although the surrogate's
-    loss is over all users, so the "gradient" is a direction by rule of thumb. Ties of the hit rate are decided
-    by the loss; `click_targets` is on.
+    are sets; as in GP-lab, the Gram matrix holds the users who clicked the item alone, although the
+    surrogate's loss is over all users, so the "gradient" is a direction by rule of thumb. Ties of the hit
+    rate are decided by the loss; `click_targets` is on.
     """
 
     name = "pga-implicit"
@@ -56,8 +56,8 @@ def click_gradient(
 ) -> NDArray[np.float64]:
     """Return how a loss changes with clicks if every item's embedding solves a ridge regression.
 
-    With users constant and `q_j = (sum_{u in U_j} p_u p_u' + reg I)^-1 sum_u y_uj p_u`, where `U_j` clicked j:
-    `dL / dy_fj = (dL / dq_j)' (sum_{u in U_j} p_u p_u' + reg I)^-1 p_f`. Li et al., NeurIPS 2016, §4.1.
+    With users constant and `q_j = (sum_{u in U_j} p_u p_u' + reg I)^-1 sum_u y_uj p_u`, where `U_j` clicked
+    j: `dL / dy_fj = (dL / dq_j)' (sum_{u in U_j} p_u p_u' + reg I)^-1 p_f`. Li et al., NeurIPS 2016, §4.1.
 
     Args:
         gradient: Of the loss with respect to `representations`, shape `(n_rows, d)`.

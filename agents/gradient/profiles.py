@@ -65,8 +65,8 @@ class Task:
     def targets_of(self, fake_user: int) -> NDArray[np.int64]:
         """Return the targets that a fake user clicks: all, or if they are too many, its share of them.
 
-        With fewer clicks than targets the fake users take turns: the first takes the first T, the next goes on
-        where that stopped, so that all targets are clicked about equally often.
+        With fewer clicks than targets the fake users take turns: the first takes the first T, the next goes
+        on where that stopped, so that all targets are clicked about equally often.
         """
         if self.profile_size >= len(self.target_items):
             return self.target_items
@@ -97,7 +97,7 @@ def as_clicks(
 
     Args:
         profiles: Distinct items of each fake user, at least one and at most `profile_size`.
-        profile_size: T. A shorter profile (of a catalogue with fewer items) begins again until it has so many.
+        profile_size: T. A shorter profile, of a catalogue with fewer items, begins again until that is full.
         rng: Of the order.
 
     Returns:

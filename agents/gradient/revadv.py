@@ -44,14 +44,14 @@ class RevAdvConfig(ProfileDescentConfig):
 class RevAdv(ProfileDescent):
     """Move clicks along the gradient of the adversarial loss through unrolled epochs of training.
 
-    Tang, Wen and Wang, "Revisiting adversarially learned injection attacks against recommender systems", RecSys
-    2020, with the surrogate WRMF trained by Adam, as in GP-lab (Gradient Passing, RecSys 2024). See
+    Tang, Wen and Wang, "Revisiting adversarially learned injection attacks against recommender systems",
+    RecSys 2020, with the surrogate WRMF trained by Adam, as in GP-lab (Gradient Passing, RecSys 2024). See
     `ProfileDescent`, and `unrolled_gradient` for what is exact.
 
-    Differs from the paper: the largest `profile_size` entries become clicks, as in GP-lab, where the original
-    takes all above a threshold. The surrogate is reseeded alike at each epoch, as in the original. Ties of the
-    hit rate are decided by the loss. With Gradient Passing, what is passed counts as constant in the unrolled
-    epochs: it has no second derivatives.
+    Differs from the paper: the largest `profile_size` entries become clicks, as in GP-lab, where the
+    original takes all above a threshold. The surrogate is reseeded alike at each epoch, as in the original.
+    Ties of the hit rate are decided by the loss. With Gradient Passing, what is passed counts as constant
+    in the unrolled epochs: it has no second derivatives.
     """
 
     name = "revadv"
@@ -80,7 +80,7 @@ class RevAdv(ProfileDescent):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Step:
-    """One step of Adam, with what its derivative needs: where it began, its moments after it, and the gradient it used."""
+    """One step of Adam: where it began, its moments after it, and the gradient that it used."""
 
     users: NDArray[np.int64]
     embeddings: NDArray[Real]
@@ -171,8 +171,8 @@ def _through_adam(
     Args:
         step: Which.
         learning_rate: Adam's.
-        of_embeddings: Derivative of the value by the embeddings after the step, which is also the part of that
-            before it that does not go through the gradient.
+        of_embeddings: Derivative of the value by the embeddings after the step, which is also the part of
+            that before it that does not go through the gradient.
         of_first: Likewise by the mean of gradients; changed to that before the step.
         of_second: Likewise by the mean of squares; changed to that before the step.
 

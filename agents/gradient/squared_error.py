@@ -41,7 +41,7 @@ def squared_error_gradient(
     rows, items = representations[users], representations[n:]
     user_gram, item_gram = rows.T @ rows, items.T @ items
     n_cells = len(users) * graph.n_items
-    loss = (float((user_gram * item_gram).sum()) + of_clicked) / n_cells
+    loss = float((user_gram * item_gram).sum() + of_clicked) / n_cells
     gradient[users] += rows @ item_gram
     gradient[n:] += items @ user_gram
     gradient *= gradient.dtype.type(2.0 / n_cells)

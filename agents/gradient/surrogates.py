@@ -1,4 +1,4 @@
-"""The attacker's own recommenders: MF and LightGCN, trained with BPR, BCE or MSE, passing gradients or not."""
+"""The attacker's own recommenders: MF and LightGCN, trained with BPR, BCE or MSE, passing or not."""
 
 import time
 from collections.abc import Iterator
@@ -126,8 +126,9 @@ class Surrogate:
             initial = drawn * np.float32(self.config.initial_scale)
         if initial.shape != shape:
             raise ArgumentError(f"initial must have shape {shape}, got {initial.shape}")
-        self.embeddings = np.array(initial, dtype=dtype, order="C")
-        self.first, self.second = np.zeros_like(self.embeddings), np.zeros_like(self.embeddings)
+        self.embeddings: NDArray[Real] = np.array(initial, dtype=dtype, order="C")
+        self.first: NDArray[Real] = np.zeros_like(self.embeddings)
+        self.second: NDArray[Real] = np.zeros_like(self.embeddings)
         self.n_steps = 0
         """Steps of Adam so far."""
         self.n_epochs = 0
@@ -135,7 +136,7 @@ class Surrogate:
         self.training_seconds = 0.0
         """CPU seconds that `train_epoch` took so far."""
         self._adjacency: Adjacency | None = None
-        self._gradient = np.zeros_like(self.embeddings)
+        self._gradient: NDArray[Real] = np.zeros_like(self.embeddings)
         degrees = np.diff(graph.indptr)
         users = np.flatnonzero(degrees).astype(np.int64)
         self._genuine, self._fake = users[users < graph.n_genuine], users[users >= graph.n_genuine]
@@ -259,7 +260,9 @@ class Surrogate:
             return 0, 1.0
         return n_draws, rate * n_genuine / (rate * n_genuine + n_fake)
 
-    def draw(self, first: int, n_draws: int) -> tuple[NDArray[np.int32], ...]:
+    def draw(
+        self, first: int, n_draws: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
         """Return draws of the present epoch: users, their items, and items that they do not have.
 
         Args:
@@ -305,11 +308,12 @@ class Surrogate:
         config = self.config
         add_gradient = add_bpr_gradient if config.loss == "bpr" else add_bce_gradient
         rows = self.representations()
-        loss: float = add_gradient(
-            self.graph.n_users, *self.draw(first, n_draws), rows, config.reg, self._gradient
+        users, positives, negatives = self.draw(first, n_draws)
+        loss = add_gradient(
+            self.graph.n_users, users, positives, negatives, rows, config.reg, self._gradient
         )
         self._step(self._gradient, rows)
-        return loss
+        return float(loss)
 
     def _pair_epoch(self) -> list[float]:
         size = self.config.batch_size

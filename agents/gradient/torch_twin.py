@@ -14,7 +14,7 @@ class _Passing(torch.autograd.Function):
     """The identity, whose backward passes the gradient along the graph."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch's signature is (ctx, *args)
+    def forward(
         ctx: torch.autograd.function.FunctionCtx,
         representations: torch.Tensor,
         graph: InteractionGraph,
@@ -25,7 +25,7 @@ class _Passing(torch.autograd.Function):
         return representations.clone()
 
     @staticmethod
-    def backward(  # type: ignore[override]  # likewise
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: torch.Tensor
     ) -> tuple[torch.Tensor, None, None]:
         (representations,) = ctx.saved_tensors  # type: ignore[attr-defined]

@@ -66,7 +66,8 @@ def hit_one_at_k(
         In `[0, 1]`; `nan` if all users have clicked all targets.
     """
     hits = _hits(shown, target_items, owns) & ~owns
-    return _mean(hits.any(axis=1)[~owns.all(axis=1)].astype(np.float64))
+    counts = (~owns).sum(axis=1) > 0
+    return _mean((hits[counts].sum(axis=1) > 0).astype(np.float64))
 
 
 def target_hit_rate_of_test_users_at_k(
@@ -91,7 +92,7 @@ def target_hit_rate_of_test_users_at_k(
         raise ArgumentError(
             f"has_test_item must have shape ({len(shown)},), got {has_test_item.shape}"
         )
-    return _mean(hits.any(axis=1)[has_test_item].astype(np.float64))
+    return _mean((hits[has_test_item].sum(axis=1) > 0).astype(np.float64))
 
 
 def target_hr_at_k(

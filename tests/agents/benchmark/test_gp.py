@@ -66,7 +66,7 @@ def test_users_are_split_at_four_fifths_in_their_order() -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(DATASETS["gowalla"].locate() is None, reason="gowalla is not here")  # type: ignore[attr-defined]
+@pytest.mark.skipif(DATASETS["gowalla"].locate() is None, reason="gowalla is not here")
 def test_the_core_of_gowalla_is_that_of_revadv_and_gp() -> None:
     own = lab("gowalla")
     assert (own.train.n_users, own.train.n_items) == (13_149, 14_007)
@@ -200,7 +200,7 @@ def test_what_decides_a_piece_is_in_its_identity(monkeypatch: pytest.MonkeyPatch
     assert not piece.is_passing
     base = gp.identity(piece)
     for change in ({"seed": 1}, {"is_passing": True}, {"epochs": (7,)}, {"k": 3}, {"patience": 1}):
-        assert gp.identity(replace(piece, **change)) != base  # type: ignore[arg-type]
+        assert gp.identity(replace(piece, **change)) != base
     monkeypatch.setattr(gp, "_code", lambda: "other")
     assert gp.identity(piece) != base
 

@@ -8,6 +8,7 @@ from agents.gradient.adversarial import adversarial_gradient
 from agents.gradient.descent import ProfileDescent, initial_profiles, unit_rows
 from agents.gradient.gradient_passing import GradientPassing
 from agents.gradient.graph import InteractionGraph
+from agents.gradient.kernels import Real
 from agents.gradient.pga import PGA, click_gradient
 from agents.gradient.profiles import Task
 from agents.gradient.revadv import RevAdv, unrolled_gradient
@@ -78,7 +79,7 @@ class Relaxed:
             surrogate.n_epochs += 1
         surrogate.n_epochs -= n_epochs
 
-    def trained(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
+    def trained(self, y: NDArray[np.float64]) -> NDArray[Real]:
         e, m, v = self.start.copy(), *(each.copy() for each in self.moments)
         config, n = self.config, self.n
         for t, users in enumerate(self.batches, start=self.n_steps + 1):
@@ -109,7 +110,7 @@ def test_the_unrolled_gradient_is_that_of_finite_differences(before: int, n_epoc
     surrogate.train(before)
     relaxed = Relaxed(surrogate, n_epochs)
 
-    def objective(rows: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def objective(rows: NDArray[Real]) -> tuple[float, NDArray[Real]]:
         value, _, gradient = adversarial_gradient(np.arange(6), rows, 8, task.target_items, 3)
         return value, gradient
 
@@ -149,9 +150,7 @@ def test_descending_on_clicks_lowers_the_adversarial_loss() -> None:
     losses: list[float] = []
 
     class Watched(RevAdv):
-        def _step(
-            self, surrogate: Surrogate, task: Task
-        ) -> tuple[float, float, NDArray[np.float32 | np.float64]]:
+        def _step(self, surrogate: Surrogate, task: Task) -> tuple[float, float, NDArray[Real]]:
             result = super()._step(surrogate, task)
             losses.append(result[0])
             return result

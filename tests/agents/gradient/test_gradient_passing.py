@@ -26,7 +26,8 @@ R = np.array([[1, 0], [0, 1], [1, 1], [0.5, -0.5], [-1, 0]])
 G = np.array([[0.1, -0.2], [0.3, 0], [-0.1, 0.1], [0.2, 0.4], [0, -0.3]])
 
 Passed = Callable[
-    [NDArray[np.float64], NDArray[np.float64], InteractionGraph, GradientPassing], NDArray[np.float64]
+    [NDArray[np.float64], NDArray[np.float64], InteractionGraph, GradientPassing],
+    NDArray[np.float64],
 ]
 both_paths = pytest.mark.parametrize("passed", [pass_gradient, pass_gradient_plainly])
 
@@ -195,6 +196,6 @@ def test_shapes_and_settings_are_checked() -> None:
     with pytest.raises(ArgumentError, match="order must be"):
         GradientPassing(order=0)
     with pytest.raises(ArgumentError, match="indptr must rise"):
-        InteractionGraph(np.array([0, 3]), np.array([0, 1]), 3, 1)  # type: ignore[arg-type]
+        InteractionGraph(np.array([0, 3]), np.array([0, 1]), 3, 1)
     with pytest.raises(ArgumentError, match="n_genuine must lie"):
-        InteractionGraph(np.array([0, 2]), np.array([0, 1]), 3, 2)  # type: ignore[arg-type]
+        InteractionGraph(np.array([0, 2]), np.array([0, 1]), 3, 2)

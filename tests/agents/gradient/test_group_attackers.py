@@ -18,7 +18,7 @@ from agents.gradient.dpa2dl import (
 from agents.gradient.gradient_passing import GradientPassing
 from agents.gradient.profiles import Task, as_clicks, project, top_items
 from agents.gradient.rapu_r import RAPUR, NearestPopular, RAPURConfig
-from agents.gradient.surrogates import Surrogate
+from agents.gradient.surrogates import Surrogate, SurrogateConfig
 from recattack_gym.core import ArgumentError
 from tests.agents.gradient.cases import make_task
 
@@ -107,7 +107,7 @@ def test_poisoning_without_training_moves_targets_up_and_fake_users_down() -> No
 
 def test_rapu_r_takes_the_popular_items_nearest_to_user_and_target() -> None:
     task = make_task(profile_size=5)
-    surrogate = Surrogate(task.graph([task.target_items]), RAPURConfig(**SMALL).surrogate_config())
+    surrogate = Surrogate(task.graph([task.target_items]), SurrogateConfig(embedding_size=8))
     chooser = NearestPopular(task, RAPURConfig(popular_rate=0.2))
     popular = np.argsort(-task.log.item_popularity, kind="stable")[:8]
     assert set(np.flatnonzero(chooser.is_candidate)) == set(popular)
