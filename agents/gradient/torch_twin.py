@@ -92,17 +92,18 @@ class TorchTwin:
 
         All steps pass their gradient if the settings have Gradient Passing (`passing_rate` is not heeded).
         """
-        losses = []
-        for batch in self._batches():
-            rows = self.representations()
-            if self.config.passing is not None:
-                rows = passing_identity(rows, self.graph, self.config.passing)
-            loss = self.loss(batch, rows)
-            self.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
-            self.optimiser.step()
-            losses.append(loss.item())
-        return float(np.mean(losses))
+        return float(np.mean([self.train_step(batch) for batch in self._batches()]))
+
+    def train_step(self, batch: tuple[NDArray[np.int64], ...]) -> float:
+        """Take one step on a batch, as in `loss`, and return its mean loss."""
+        rows = self.representations()
+        if self.config.passing is not None:
+            rows = passing_identity(rows, self.graph, self.config.passing)
+        loss = self.loss(batch, rows)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+        self.optimiser.step()
+        return float(loss.item())
 
     def loss(self, batch: tuple[NDArray[np.int64], ...], rows: torch.Tensor) -> torch.Tensor:
         """Return the loss of a batch: `(users,)` for `"mse"`, else users, items and negatives."""
