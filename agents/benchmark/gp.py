@@ -29,6 +29,7 @@ from agents.benchmark.workers import share_the_machine, workers
 from agents.gradient.attack import GroupAttackerConfig, SurrogateAttacker
 from agents.gradient.baselines import bandwagon_sets, random_sets
 from agents.gradient.gradient_passing import GradientPassing
+from agents.gradient.graph import InteractionGraph
 from agents.gradient.surrogates import Surrogate, SurrogateConfig
 from agents.interruption import raise_if_interrupted
 from agents.reports import versions
@@ -73,6 +74,8 @@ SMOKE = {
     "patience": 10,
 }
 """What `--smoke` runs: everything, small."""
+_MEASURING = 1
+"""Of what `run_piece` measures; to be raised when that changes."""
 _DECISIVE = (
     "agents",
     "recattack_gym.core.random",
@@ -261,6 +264,7 @@ def identity(piece: Piece) -> dict[str, object]:
         "piece": f"{piece.dataset}-{piece.kind}-{piece.name}{passing}-{piece.seed}",
         "version": __version__,
         "code": _code(),
+        "measuring": _MEASURING,
         "log": _log_hash(piece.dataset),
         **{name: value for name, value in asdict(piece).items() if name != "epochs"},
         "epochs": list(piece.epochs),
@@ -271,6 +275,7 @@ def identity(piece: Piece) -> dict[str, object]:
 def _code() -> str:
     """Return a digest of the sources that decide what is measured, but not of how it is reported."""
     files = imported_files("agents.benchmark.gp_platform", _DECISIVE)
+    files |= imported_files("agents.benchmark.gp_speed", _DECISIVE)
     for name in GRADIENT_ATTACKERS:
         files |= imported_files(ATTACKERS[name].__module__, _DECISIVE)
     return source_digest(files)[:16]
@@ -353,8 +358,6 @@ def _victim(piece: Piece, own: Lab) -> dict[str, object]:
 
 
 def _similarity(piece: Piece, own: Lab, wanted: NDArray[np.int64]) -> dict[str, object]:
-    from agents.gradient.graph import InteractionGraph
-
     config = replace(
         _config(piece.name)[0],
         learning_rate=piece.learning_rate,

@@ -3,7 +3,7 @@
 import math
 import time
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,9 +211,8 @@ class GroupAttacker(SurrogateAttacker):
         config = self.config
         if config.pretrain_epochs == 0:
             return None
-        ordinary = GroupAttackerConfig.surrogate_config(config)
-        graph = InteractionGraph.of(task.log)
-        surrogate = Surrogate(graph, ordinary_sampling(ordinary), seed=seed)
+        ordinary = replace(config.surrogate_config(), genuine_rate=1.0)
+        surrogate = Surrogate(InteractionGraph.of(task.log), ordinary, seed=seed)
         surrogate.train(config.pretrain_epochs)
         return surrogate
 
@@ -236,10 +235,3 @@ class FillerChooser:
             fake_users: Numbers of the group's fake users, from 0.
             rng: Source of randomness.
         """
-
-
-def ordinary_sampling(config: SurrogateConfig) -> SurrogateConfig:
-    """Return the same settings with draws from all users alike, as pre-training has them."""
-    from dataclasses import replace
-
-    return replace(config, genuine_rate=1.0)
