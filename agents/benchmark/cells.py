@@ -55,6 +55,10 @@ ENTRIES: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
     {
         **ABLATION,
         **{name: (name, {}) for name in ATTACKERS},
+        "dpa2dl-gp": ("dpa2dl", {"gradient_passing": True}),
+        "rapu-r-gp": ("rapu-r", {"gradient_passing": True}),
+        "pga-implicit-gp": ("pga-implicit", {"gradient_passing": True}),
+        "revadv-gp": ("revadv", {"gradient_passing": True}),
         "poisonrec-random": ("poisonrec", {"action_space": "bcbt-random"}),
         "poisonrec-bplain": ("poisonrec", {"action_space": "bplain"}),
         "poisonrec-plain": ("poisonrec", {"action_space": "plain"}),

@@ -1,5 +1,24 @@
 """Pure functions that measure recommendation quality and attacks."""
 
 from recattack_gym.metrics.ranking import hr_at_k, ndcg_at_k
+from recattack_gym.metrics.targets import (
+    hit_one_at_k,
+    list_jaccard,
+    target_hit_rate_of_test_users_at_k,
+    target_hr_at_k,
+    target_ndcg_at_k,
+    target_recall_at_k,
+    target_recall_at_k_unmasked,
+)
 
-__all__ = ["hr_at_k", "ndcg_at_k"]
+__all__ = [
+    "hit_one_at_k",
+    "hr_at_k",
+    "list_jaccard",
+    "ndcg_at_k",
+    "target_hit_rate_of_test_users_at_k",
+    "target_hr_at_k",
+    "target_ndcg_at_k",
+    "target_recall_at_k",
+    "target_recall_at_k_unmasked",
+]

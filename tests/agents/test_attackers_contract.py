@@ -43,6 +43,8 @@ def make(name: str, **settings: object) -> Attacker:
         settings = {"warm_up": 4, "imitation_epochs": 3, **settings}
     if name == "evolution":
         settings = {"first_generation": 4, **settings}
+    if name in ("pga-implicit", "revadv"):
+        settings = {"epochs": 6, "attack_epochs": 3, **settings}
     if name.startswith("sb3-"):
         settings = {"embedding_size": 4, "hidden_size": 4, **settings}
     return ATTACKERS[name](settings)
