@@ -35,7 +35,7 @@ def draw_gp(rows: Sequence[Mapping[str, Any]], dataset: str, path: Path) -> None
     if attacks:
         _draw_strength(panels[number], attacks)
     figure.suptitle(
-        f"Gradient Passing on {dataset}: without (dashed, open) and with (full, filled)"
+        f"Gradient Passing on {dataset}:\nwithout (dashed, open) and with (full, filled)"
     )
     write_figure(figure, path)
 
