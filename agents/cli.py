@@ -53,6 +53,7 @@ BENCHMARKS = {
     "table3": "every attacker against every victim at one query budget, beside PoisonRec's Table III",
     "transfer": "attacks made against one victim, injected into the others",
     "embeddings": "what attacks click on a map of the items, as in PoisonRec's Figure 6 (needs scikit-learn)",
+    "kkt": "attacks on predicted ratings: PGA, SGLD, uniform against ALS and NuclearNorm",
     "peers": "one attack iteration in the unit in which other toolkits were measured",
 }
 """Benchmarks, each in `agents/benchmark/<name>.py`, imported when one is run."""

@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.victims import least_squares_kernel as kernel
+from recattack_gym.victims.least_squares_kernel import (
+    couple_to_items,
+    prediction_errors,
+    reduced_product,
+    solve_all_factored,
+    solve_rows,
+)
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -161,12 +167,12 @@ class Linearised:
         k = items.shape[1]
         users = np.empty((matrix.n_users, k))
         lower = np.empty((matrix.n_users, k, k))
-        kernel.solve_rows(
+        solve_rows(
             np.arange(matrix.n_users), matrix.indptr, matrix.item_ids, matrix.ratings,
             items, reg, lower, users,
         )  # fmt: skip
         errors = np.empty(len(matrix.ratings))
-        kernel.prediction_errors(
+        prediction_errors(
             matrix.indptr, matrix.item_ids, matrix.ratings, users, items, errors
         )
         value = 0.5 * float(errors @ errors + reg * ((users**2).sum() + (items**2).sum()))
@@ -181,7 +187,7 @@ class Linearised:
         """Return the Cholesky factors `(n_items, k, k)` of the item blocks and what ALS moves V to."""
         matrix, k = self.matrix, self.items.shape[1]
         lower, moved = np.empty((matrix.n_items, k, k)), np.empty((matrix.n_items, k))
-        kernel.solve_rows(
+        solve_rows(
             np.arange(matrix.n_items), matrix.item_indptr, matrix.raters, matrix.ratings_by_item,
             self.users, self.reg, lower, moved,
         )  # fmt: skip
@@ -192,7 +198,7 @@ class Linearised:
     ) -> NDArray[np.float64]:
         """Multiply the Hessian of `phi` with `z`, both `(n_items, k)`, in `O(n_entries k)`."""
         out = np.empty_like(z)
-        kernel.reduced_product(
+        reduced_product(
             self.matrix.indptr, self.matrix.item_ids, self.errors, self.users, self.items,
             self.user_lower, item_lower, z, out,
         )  # fmt: skip
@@ -201,7 +207,7 @@ class Linearised:
     def push(self, w: NDArray[np.float64]) -> NDArray[np.float64]:
         """Multiply the Hessian's block from users to items with `w` `(n_users, k)`; `(n_items, k)`."""
         out = np.zeros_like(self.items)
-        kernel.couple_to_items(
+        couple_to_items(
             self.matrix.indptr, self.matrix.item_ids, self.errors, self.users, self.items, w, out
         )
         return out
@@ -209,7 +215,7 @@ class Linearised:
     def solve_users(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
         """Solve with the users' blocks of the Hessian; `(n_users, k)` both."""
         out = np.empty_like(right)
-        kernel.solve_all_factored(self.user_lower, right, out)
+        solve_all_factored(self.user_lower, right, out)
         return out
 
     @property
@@ -243,7 +249,7 @@ class Linearised:
         z = np.zeros_like(right)
         residual = right.copy()
         scaled = np.empty_like(right)
-        kernel.solve_all_factored(item_lower, residual, scaled)
+        solve_all_factored(item_lower, residual, scaled)
         direction = scaled.copy()
         size = first = float((residual * scaled).sum())
         for _ in range(max_iterations):
@@ -256,7 +262,7 @@ class Linearised:
             step = size / curvature
             z += step * direction
             residual -= step * product
-            kernel.solve_all_factored(item_lower, residual, scaled)
+            solve_all_factored(item_lower, residual, scaled)
             before, size = size, float((residual * scaled).sum())
             direction = scaled + (size / before) * direction
         return z

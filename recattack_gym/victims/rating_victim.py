@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from recattack_gym.core.checks import as_count, as_real
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import draw_seed
-from recattack_gym.victims import least_squares_kernel as kernel
 from recattack_gym.victims.base import State, Victim, VictimConfig, state_array
 from recattack_gym.victims.factors import Factors
 from recattack_gym.victims.least_squares import TOP, Linearised, RatingMatrix, matrix_of
+from recattack_gym.victims.least_squares_kernel import solve_rows
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +107,11 @@ class RatingVictim(Victim):
         items, moved = self._items.copy(), np.empty((len(clicked), k))
         user_lower, item_lower = np.empty((n_fake_users, k, k)), np.empty((len(clicked), k, k))
         for _ in range(self.config.finetune_sweeps):
-            kernel.solve_rows(
+            solve_rows(
                 np.arange(n_fake_users), fakes.indptr, fakes.item_ids, fakes.ratings,
                 items, self.config.reg, user_lower, fake_users,
             )  # fmt: skip
-            kernel.solve_rows(
+            solve_rows(
                 np.arange(len(clicked)), raters.item_indptr, raters.raters, raters.ratings_by_item,
                 users, self.config.reg, item_lower, moved,
             )  # fmt: skip
