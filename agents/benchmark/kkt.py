@@ -2,9 +2,10 @@
 
 The settings of Figures 1 to 3, 5 and 6 of Li, Wang, Singh & Vorobeychik, "Data Poisoning Attacks on
 Factorization-Based Collaborative Filtering", NIPS 2016, on ml-100k and on a part of ml-1m of 1,000 users and
-1,700 items: what fake users do to the victims' predictions (RMSE against the clean prediction, average rating of a
-target), against their number, their goal (mu_1, mu_2) and beta; how well the paper's gradient agrees with the exact
-one; how long a gradient takes. Every attack is one JSON file, so a run that was killed goes on where it was.
+1,700 items: what fake users do to the victims' predictions (RMSE against the clean prediction, average
+rating of a target), against their number, their goal (mu_1, mu_2) and beta; how well the paper's
+gradient agrees with the exact one; how long a gradient takes. Every attack is one JSON file, so a run
+that was killed goes on where it was.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +169,9 @@ def _pieces(args: argparse.Namespace) -> list[dict[str, object]]:
                         ]
     for piece in pieces:
         if "mu" in piece:
-            piece["piece"] = f"{piece['dataset']}-{piece['victim']}-{piece['kind']}-{piece['attack']}"
+            piece["piece"] = (
+                f"{piece['dataset']}-{piece['victim']}-{piece['kind']}-{piece['attack']}"
+            )
     return pieces
 
 
@@ -240,9 +244,7 @@ def _measure_attack(piece: Row) -> dict[str, object]:
     mu = list(map(float, piece["mu"]))  # type: ignore[call-overload]
     goal = RatingGoal(availability=mu[0], integrity=mu[1], target_items=(target,))
     n_fakes = max(1, round(float(str(piece["size"])) * platform.n_users))
-    budget = AttackBudget(
-        n_fake_users=n_fakes, profile_size=int(str(piece["items_per_user"]))
-    )
+    budget = AttackBudget(n_fake_users=n_fakes, profile_size=int(str(piece["items_per_user"])))
     start = time.process_time()
     profiles = _attack_of(piece).attack(platform, goal, budget, np.random.default_rng(seed))
     seconds = time.process_time() - start
@@ -281,8 +283,8 @@ def _measure_gradient(piece: Row) -> dict[str, object]:
 def finite_difference_error(victim: str, *, seed: int, n_checked: int = 6) -> float:
     """Return the worst relative error of the exact gradient against finite differences.
 
-    On a generated log of 40 users and 30 items, converged fits, the three kinds of goal, some fake ratings of each:
-    the largest difference over the largest derivative. Central differences of fourth order.
+    On a generated log of 40 users and 30 items, converged fits, the three kinds of goal, some fake
+    ratings of each: the largest difference over the largest derivative. Central differences of fourth order.
 
     Args:
         victim: `"ALS"` or `"NuclearNorm"`.
@@ -420,13 +422,15 @@ def claims(attacks: Sequence[Row], betas: Sequence[Row]) -> list[dict[str, objec
         where = (row["dataset"], row["victim"], row["size"], row["seed"])
         cells.setdefault(where, {})[(tuple(row["mu"]), str(row["attack"]))] = row  # type: ignore[arg-type]
 
-    def count(text: str, *wanted: tuple[tuple[int, int], str, str], sign: int = 1) -> dict[str, object]:
+    def count(
+        text: str, *wanted: tuple[tuple[int, int], str, str], sign: int = 1
+    ) -> dict[str, object]:
         """Count the cells in which the values named by `wanted` fall (or rise, for sign -1)."""
         cases = []
         for cell in cells.values():
             if all((mu, attack) in cell for mu, attack, _ in wanted):
                 values = [sign * _number(cell[(mu, attack)], what) for mu, attack, what in wanted]
-                cases.append(all(a > b for a, b in zip(values, values[1:], strict=False)))
+                cases.append(all(a > b for a, b in pairwise(values)))
         return {"claim": text, "holds": sum(cases), "cases": len(cases)}
 
     rows = [
@@ -449,19 +453,19 @@ def claims(attacks: Sequence[Row], betas: Sequence[Row]) -> list[dict[str, objec
                 f"({mu[0]}, {mu[1]}): average rating of {attack} {word} {floor}",
                 (mu, attack, "average_rating"), (mu, floor, "average_rating"), sign=sign,
             ))  # fmt: skip
-    for attack in ("pga", "pga+target"):
-        rows.append(count(
+    rows += [
+        count(
             f"{attack} lowers the target less at (-1, -1) than at (0, -1)",
             ((0, -1), attack, "average_rating"), ((-1, -1), attack, "average_rating"), sign=-1,
-        ))  # fmt: skip
+        )
+        for attack in ("pga", "pga+target")
+    ]  # fmt: skip
     for test in ("t_rating", "t_rate", "ks", "chi_square"):
-        for attack, small in (("pga", True), ("sgld", False)):
-            p = [_number(row["mimicry"], test) for row in attacks if row["attack"] == attack]  # type: ignore[arg-type]
-            rows.append({
-                "claim": f"{attack}: p {'<' if small else '>='} {P_VALUE} in {test}",
-                "holds": sum((value < P_VALUE) == small for value in p),
-                "cases": len(p),
-            })  # fmt: skip
+        for attack, is_small in (("pga", True), ("sgld", False)):
+            own = [row for row in attacks if row["attack"] == attack]
+            claim = f"{attack}: p {'<' if is_small else '>='} {P_VALUE} in {test}"
+            holds = sum((_p_value(row, test) < P_VALUE) == is_small for row in own)
+            rows.append({"claim": claim, "holds": holds, "cases": len(own)})
     rows += _claims_on_beta(betas)
     return rows
 
@@ -478,9 +482,7 @@ def _claims_on_beta(betas: Sequence[Row]) -> list[dict[str, object]]:
         low, high = ends[0], ends[-1]
         what = "rmse" if mu in RMSE_GOALS else "average_rating"
         effect.append(_number(high, what) > _number(low, what))
-        p_falls.append(
-            _number(high["mimicry"], "t_rating") < _number(low["mimicry"], "t_rating")  # type: ignore[arg-type]
-        )
+        p_falls.append(_p_value(high, "t_rating") < _p_value(low, "t_rating"))
     return [
         {
             "claim": "RMSE or average rating grows from the smallest to the largest beta",
@@ -497,8 +499,13 @@ def _number(row: Row, name: str) -> float:
     return float(str(row[name]))
 
 
+def _p_value(row: Row, test: str) -> float:
+    tests: Row = row["mimicry"]  # type: ignore[assignment]
+    return _number(tests, test)
+
+
 def _summary(victim: str, rows: Sequence[Row]) -> dict[str, object]:
-    """Return what the last line says of one victim: RMSE at (1, 0), largest size, and the gradient's error."""
+    """Return what the last line says of a victim: RMSE at (1, 0) and the largest size, and fd_error."""
     own = [r for r in rows if r["victim"] == victim]
     found = [r for r in own if r["kind"] == "attack" and r["mu"] == [1, 0]]
     largest = [r for r in found if r["size"] == max(_number(r, "size") for r in found)]
@@ -510,7 +517,11 @@ def _summary(victim: str, rows: Sequence[Row]) -> dict[str, object]:
             np.mean([_number(r, "rmse") for r in largest if r["attack"] == attack])
         )
     errors = [_number(r, "fd_error") for r in own if r["kind"] == "gradient"]
-    costs = {str(r["dataset"]): {k: r[k] for k in r if k.endswith("_seconds")} for r in own if r["kind"] == "cost"}
+    costs = {
+        str(r["dataset"]): {k: r[k] for k in r if k.endswith("_seconds")}
+        for r in own
+        if r["kind"] == "cost"
+    }
     cosines = {str(r["dataset"]): r["cosine"] for r in own if r["kind"] == "cost"}
     return {
         "rmse": by_attack, "fd_error": max(errors, default=None), "cosine": cosines, "seconds": costs,
@@ -529,9 +540,13 @@ def _report(rows: Sequence[Row]) -> str:
     if costs:
         parts.append("### The paper's gradient beside the exact one\n\n" + _cosine_table(costs))
         parts.append("### Cost\n\n" + _cost_table(costs))
-    errors = [(r["victim"], f"{_number(r, 'fd_error'):.2g}") for r in rows if r["kind"] == "gradient"]
+    errors = [
+        (r["victim"], f"{_number(r, 'fd_error'):.2g}") for r in rows if r["kind"] == "gradient"
+    ]
     if errors:
-        parts.append("### Finite differences\n\n" + markdown_table(("victim", "worst error"), errors))
+        parts.append(
+            "### Finite differences\n\n" + markdown_table(("victim", "worst error"), errors)
+        )
     return "\n\n".join(parts)
 
 
@@ -553,10 +568,10 @@ def _effect_table(attacks: Sequence[Row]) -> str:
         clean = float(np.mean([_number(r, f"clean_{what}") for r in group]))
         label = f"{mu[0]}, {mu[1]}"  # type: ignore[index]
         cells = [f"{values[name]:.3f}" if name in values else None for name in names]
-        lines.append((dataset, victim, label, f"{float(str(size)):.0%}", what, f"{clean:.3f}", *cells))
-    return markdown_table(
-        ("dataset", "victim", "mu", "fakes", "measured", "clean", *names), lines
-    )
+        lines.append(
+            (dataset, victim, label, f"{float(str(size)):.0%}", what, f"{clean:.3f}", *cells)
+        )
+    return markdown_table(("dataset", "victim", "mu", "fakes", "measured", "clean", *names), lines)
 
 
 def _mimicry_table(rows: Sequence[Row]) -> str:
@@ -615,7 +630,9 @@ def _write_docs(
     args: argparse.Namespace, text: str, rows: Sequence[Row], pictures: Sequence[Path]
 ) -> None:
     """Write the report with the command that made it, and every number behind it as JSON beside it."""
-    numbers = {name: " ".join(map(str, getattr(args, name))) for name in ("sizes", "betas", "seeds")}
+    numbers = {
+        name: " ".join(map(str, getattr(args, name))) for name in ("sizes", "betas", "seeds")
+    }
     command = (
         f"recattack bench kkt --datasets {' '.join(args.datasets)} --victims {' '.join(args.victims)} "
         f"--attacks {' '.join(args.attacks)} --sizes {numbers['sizes']} --betas {numbers['betas']} "

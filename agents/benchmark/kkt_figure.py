@@ -58,7 +58,11 @@ def draw_sizes(
         handles, labels = axes.get_legend_handles_labels()
         marks |= dict(zip(labels, handles, strict=True))
     figure.legend(
-        list(marks.values()), list(marks), loc="outside upper center", ncols=len(marks), frameon=False
+        list(marks.values()),
+        list(marks),
+        loc="outside upper center",
+        ncols=len(marks),
+        frameon=False,
     )
     write_figure(figure, path)
 

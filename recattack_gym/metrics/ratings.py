@@ -1,8 +1,9 @@
 """What poison does to predicted ratings, from factors: no full matrix is ever made.
 
-Predictions are `users @ items.T` for genuine users, `(m, k)` and `(n, k)`; those of the clean and of the poisoned
-victim may differ in k. "Unseen" pairs are those that genuine users have not rated. Li, Wang, Singh & Vorobeychik,
-"Data Poisoning Attacks on Factorization-Based Collaborative Filtering", NIPS 2016, equations (7) and (8).
+Predictions are `users @ items.T` for genuine users, `(m, k)` and `(n, k)`; those of the clean and of the
+poisoned victim may differ in k. "Unseen" pairs are those that genuine users have not rated. Li, Wang, Singh &
+Vorobeychik, "Data Poisoning Attacks on Factorization-Based Collaborative Filtering", NIPS 2016,
+equations (7) and (8).
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,11 @@ class Prediction:
     items: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        if self.users.ndim != 2 or self.items.ndim != 2 or self.users.shape[1] != self.items.shape[1]:
+        if (
+            self.users.ndim != 2
+            or self.items.ndim != 2
+            or self.users.shape[1] != self.items.shape[1]
+        ):
             raise ArgumentError(
                 f"users and items must have shapes (m, k) and (n, k), got {self.users.shape} and "
                 f"{self.items.shape}"

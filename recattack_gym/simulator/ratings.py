@@ -28,10 +28,10 @@ from recattack_gym.victims.rating_victim import RatingVictim
 class RatingGoal:
     """What an attacker of predicted ratings wants: `R = mu_1 R_av + mu_2 R_in`, to be made large.
 
-    Li et al., NIPS 2016, equations (7) to (9). `R_av` sums squared changes over the unseen pairs, some 1.5 million
-    on ml-100k, `R_in` sums over users and targets, some thousand: equal coefficients are not equal weights. That is
-    the paper's (`normalized=False`); `normalized=True` divides each by the number of its terms (`R_in` by users times
-    targets), so that both are means.
+    Li et al., NIPS 2016, equations (7) to (9). `R_av` sums squared changes over the unseen pairs, some
+    1.5 million on ml-100k, `R_in` sums over users and targets, some thousand: equal coefficients are not
+    equal weights. That is the paper's (`normalized=False`); `normalized=True` divides each by the number of
+    its terms (`R_in` by users times targets), so that both are means.
     """
 
     availability: float = 1.0
@@ -102,7 +102,9 @@ class RatingPlatform:
             raise ArgumentError("log must be Interactions with ratings")
         kind = victim_class(victim)
         if not issubclass(kind, RatingVictim):
-            raise ArgumentError(f"victim must predict ratings (ALS, NuclearNorm), got {kind.name!r}")
+            raise ArgumentError(
+                f"victim must predict ratings (ALS, NuclearNorm), got {kind.name!r}"
+            )
         if len(set(rating_scale(log))) == 1:
             raise ArgumentError(f"log must have more than one rating, got only {log.ratings[0]:g}")
         rng = np.random.default_rng(as_count("seed", seed, at_least=0))
@@ -232,4 +234,3 @@ class RatingPlatform:
         distance = np.abs(self.clean_averages[rated] - average)
         near = rated[np.argsort(distance, kind="stable")[:n_nearest]]
         return int(rng.choice(near))
-

@@ -100,9 +100,7 @@ class RatingMatrix:
         """Return a matrix `(n_users, n_items)` with `values` at the rated pairs."""
         from scipy.sparse import csr_array
 
-        return csr_array(
-            (values, self.item_ids, self.indptr), shape=(self.n_users, self.n_items)
-        )
+        return csr_array((values, self.item_ids, self.indptr), shape=(self.n_users, self.n_items))
 
 
 _matrices: "WeakKeyDictionary[Interactions, RatingMatrix]" = WeakKeyDictionary()
@@ -172,9 +170,7 @@ class Linearised:
             items, reg, lower, users,
         )  # fmt: skip
         errors = np.empty(len(matrix.ratings))
-        prediction_errors(
-            matrix.indptr, matrix.item_ids, matrix.ratings, users, items, errors
-        )
+        prediction_errors(matrix.indptr, matrix.item_ids, matrix.ratings, users, items, errors)
         value = 0.5 * float(errors @ errors + reg * ((users**2).sum() + (items**2).sum()))
         return cls(matrix, reg, users, items, errors, lower, value)
 
@@ -248,24 +244,50 @@ class Linearised:
         """
         z = np.zeros_like(right)
         residual = right.copy()
+        turned = _Rotations(self.items)
         scaled = np.empty_like(right)
         solve_all_factored(item_lower, residual, scaled)
-        direction = scaled.copy()
+        direction = scaled = turned.without(scaled)
         size = first = float((residual * scaled).sum())
         for _ in range(max_iterations):
             if size <= tolerance**2 * first or first == 0.0:
                 break
             product = self.product(item_lower, direction)
             curvature = float((direction * product).sum())
-            if curvature <= 1e-14 * float((direction * direction).sum()):
+            if curvature <= 0.0:
                 return z if z.any() else direction
             step = size / curvature
             z += step * direction
             residual -= step * product
+            scaled = np.empty_like(right)
             solve_all_factored(item_lower, residual, scaled)
+            scaled = turned.without(scaled)
             before, size = size, float((residual * scaled).sum())
             direction = scaled + (size / before) * direction
         return z
+
+
+class _Rotations:
+    """Movements `V S`, S skew: they change no prediction, and rounding would feed them to the solver.
+
+    Args:
+        items: V, shape `(n_items, k)`.
+    """
+
+    def __init__(self, items: NDArray[np.float64]) -> None:
+        self._items = items
+        self._sizes, self._basis = np.linalg.eigh(items.T @ items)
+
+    def without(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return `z` less its nearest rotation, the least-squares S; `(n_items, k)` both."""
+        pull = self._items.T @ z
+        skew = self._basis.T @ (pull - pull.T) @ self._basis
+        sums = self._sizes[:, None] + self._sizes
+        turn = np.divide(
+            skew, sums, out=np.zeros_like(skew), where=sums > 1e-12 * sums.max(initial=0.0)
+        )
+        nearest: NDArray[np.float64] = self._items @ (self._basis @ turn @ self._basis.T)
+        return z - nearest
 
 
 def minimise(

@@ -7,16 +7,26 @@ for Learning Large Incomplete Matrices", JMLR 2010, section 8). So rank is found
 vectors of the residual, as one step of soft-impute would, until none is left.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.victims.least_squares import Linearised, RatingMatrix, minimise
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 _SLACK = 1e-7
 """How far above `reg`, relatively, a singular value of the residual may be for rounding's sake."""
 _DENSE = 120
 """Residuals with a side up to this are decomposed densely."""
-_ROUNDS = 40
+_ROUNDS = 60
+"""Most times that directions are added."""
+_AT_ONCE = 8
+"""Directions that are added at once, or half as many as there are if that is more."""
+_LOOSE = 1e-2
+"""Tolerance while directions are still missing."""
 
 
 def complete(
@@ -39,27 +49,25 @@ def complete(
         max_steps: The most Newton steps per set of directions.
 
     Returns:
-        The solution with balanced factors: `U = S^(1/2)` left singular vectors, V likewise.
+        The solution, in balanced factors (`U^T U = V^T V`).
     """
-    point: Linearised | None = None
+    point = Linearised.at(matrix, items, reg)
     if items.shape[1]:
-        point = _settled(matrix, items, reg, tolerance=1e-2, max_steps=max_steps)
+        point = _settled(matrix, items, reg, tolerance=_LOOSE, max_steps=max_steps)
+    is_settled = False
     for _ in range(_ROUNDS):
-        rank = 0 if point is None else point.items.shape[1]
-        wanted = min(max_rank - rank, max(8, rank // 2))
-        added = _missing_directions(matrix, point, reg, wanted) if wanted > 0 else None
-        if added is None:
-            if point is None or point.items.shape[1] == 0:
-                break
+        rank = point.items.shape[1]
+        wanted = 1 if is_settled else max(_AT_ONCE, rank // 2)
+        added = _missing_directions(point, min(wanted, max_rank - rank))
+        if added.shape[1]:
+            start, is_settled = np.hstack([point.items, added]), False
+            point = _settled(matrix, start, reg, tolerance=_LOOSE, max_steps=max_steps)
+        elif is_settled or rank == 0:
+            break
+        else:
             point = _settled(matrix, point.items, reg, tolerance=tolerance, max_steps=max_steps)
-            if _missing_directions(matrix, point, reg, min(max_rank - point.items.shape[1], 1)) is None:
-                break
-            continue
-        old = np.zeros((matrix.n_items, 0)) if point is None else point.items
-        point = _settled(
-            matrix, np.hstack([old, added]), reg, tolerance=1e-2, max_steps=max_steps
-        )
-    return Linearised.at(matrix, np.zeros((matrix.n_items, 0)), reg) if point is None else point
+            is_settled = True
+    return point
 
 
 def _settled(
@@ -72,7 +80,7 @@ def _settled(
 ) -> Linearised:
     """Minimise, drop directions that have died, and balance."""
     point = minimise(matrix, items, reg, sweeps=1, tolerance=tolerance, max_steps=max_steps)
-    left, values, right = singular(point.users, point.items)
+    _, values, right = singular(point.users, point.items)
     alive = values > 1e-6 * reg
     balanced = right[:, alive] * np.sqrt(values[alive])
     if alive.all():
@@ -90,51 +98,47 @@ def singular(
     return q_users @ left, values, q_items @ right.T
 
 
-def _missing_directions(
-    matrix: RatingMatrix, point: Linearised | None, reg: float, n_most: int
-) -> NDArray[np.float64] | None:
-    """Return item sides of the residual's directions above `reg`, shape `(n_items, n)`, or `None`."""
+def _missing_directions(point: Linearised, n_most: int) -> NDArray[np.float64]:
+    """Return item sides of the residual's largest directions above `reg` outside the solution.
+
+    Args:
+        point: The solution so far.
+        n_most: The most directions, may be negative.
+
+    Returns:
+        Shape `(n_items, n)`, scaled as factors of one step of soft-impute.
+    """
     if n_most <= 0:
-        return None
-    errors = matrix.ratings if point is None else point.errors
-    residual = matrix.sparse(errors)
-    k = 0 if point is None else point.items.shape[1]
-    basis = None
-    if point is not None and k:
-        left, values, right = singular(point.users, point.items)
-        basis = (left[:, values > 0], right[:, values > 0])
-    values, right = _top_outside(residual, basis, n_most)
-    above = values > reg * (1.0 + _SLACK)
-    if not above.any():
-        return None
-    return right[:, above] * np.sqrt(values[above] - reg)
+        return np.zeros((point.matrix.n_items, 0))
+    left, _, right = singular(point.users, point.items)
+    values, vectors = _top_outside(point.matrix.sparse(point.errors), left, right, n_most)
+    above = values > point.reg * (1.0 + _SLACK)
+    scaled: NDArray[np.float64] = vectors[:, above] * np.sqrt(values[above] - point.reg)
+    return scaled
 
 
-def _top_outside(residual, basis, n):
-    """Return the largest singular values, and right vectors, of the residual outside the basis."""
+def _top_outside(
+    residual: "csr_array", left: NDArray[np.float64], right: NDArray[np.float64], n: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the n largest singular values of `(I - L L^T) R (I - V V^T)` and right vectors `(q, n)`."""
     if min(residual.shape) <= max(_DENSE, 2 * n + 2):
         dense = residual.toarray()
-        if basis is not None:
-            left, right = basis
-            dense -= left @ (left.T @ dense)
-            dense -= (dense @ right) @ right.T
+        dense -= left @ (left.T @ dense)
+        dense -= (dense @ right) @ right.T
         _, values, vectors = np.linalg.svd(dense, full_matrices=False)
         return values[:n], vectors[:n].T
     from scipy.sparse.linalg import LinearOperator, svds
-    if basis is None:
-        op = residual
-    else:
-        left, right = basis
-        def mv(x):
-            x = x.ravel()
-            y = residual @ (x - right @ (right.T @ x))
-            return y - left @ (left.T @ y)
-        def rmv(y):
-            y = y.ravel()
-            x = residual.T @ (y - left @ (left.T @ y))
-            return x - right @ (right.T @ x)
-        op = LinearOperator(residual.shape, matvec=mv, rmatvec=rmv, dtype=np.float64)
-    start = np.ones(min(residual.shape))
-    _, values, vectors = svds(op, k=n, v0=start, tol=1e-9)
+
+    def forward(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        y: NDArray[np.float64] = residual @ (x.ravel() - right @ (right.T @ x.ravel()))
+        return y - left @ (left.T @ y)
+
+    def backward(y: NDArray[np.float64]) -> NDArray[np.float64]:
+        x: NDArray[np.float64] = residual.T @ (y.ravel() - left @ (left.T @ y.ravel()))
+        return x - right @ (right.T @ x)
+
+    operator = LinearOperator(residual.shape, matvec=forward, rmatvec=backward, dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(min(residual.shape))  # ARPACK's own is global
+    _, values, vectors = svds(operator, k=n, v0=start, tol=1e-9)
     order = np.argsort(-values)
     return values[order], vectors[order].T

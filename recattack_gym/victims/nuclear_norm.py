@@ -16,8 +16,9 @@ class NuclearNormConfig(RatingConfig):
     """Settings of NuclearNorm."""
 
     reg: float = 20.0
-    """Weight of the nuclear norm, what soft-impute takes off singular values. On a tenth of ml-100k 12 predicts
-    a little better (RMSE 0.925 for 0.947), with 90 instead of 28 directions and at 12 times the cost."""
+    """Weight of the nuclear norm, what soft-impute takes off singular values. On a tenth of ml-100k 12
+    predicts a little better (RMSE 0.925 for 0.947), with 90 instead of 28 directions and at 12 times the
+    cost."""
     max_rank: int = 100
     """Most directions; where it binds the solution is only the best of this rank."""
 
@@ -31,8 +32,8 @@ class NuclearNorm(RatingVictim):
 
     Li, Wang, Singh & Vorobeychik, "Data Poisoning Attacks on Factorization-Based Collaborative
     Filtering", NIPS 2016, equations (3) and (5), (14); the fixed point of soft-impute (Mazumder, Hastie &
-    Tibshirani, JMLR 2010), `X = S_reg(P_W A + (I - P_W) X)`, which tests verify. The problem is convex: there is
-    one solution, whatever training starts from.
+    Tibshirani, JMLR 2010), `X = S_reg(P_W A + (I - P_W) X)`, which tests verify. The problem is convex:
+    there is one solution, whatever training starts from.
 
     Differs from the paper: the solution is found through its factors (`nuclear.complete`) with truncated
     decompositions of the sparse residual, where soft-impute would decompose a full matrix hundreds of times;
@@ -51,7 +52,7 @@ class NuclearNorm(RatingVictim):
     def solve(
         self, matrix: RatingMatrix, items: NDArray[np.float64], *, tolerance: float | None = None
     ) -> Linearised:
-        """See `RatingVictim.solve`; the factors are balanced singular vectors."""
+        """See `RatingVictim.solve`; the factors are balanced."""
         config = self.config
         return complete(
             matrix,

@@ -1,11 +1,11 @@
 """How an attacker's utility changes with each fake rating: through the victim's optimality conditions.
 
-Li, Wang, Singh & Vorobeychik, "Data Poisoning Attacks on Factorization-Based Collaborative Filtering", NIPS 2016,
-sections 4.1 and 4.2, appendices A and B. Every function takes a solution of the victim and returns
+Li, Wang, Singh & Vorobeychik, "Data Poisoning Attacks on Factorization-Based Collaborative Filtering",
+NIPS 2016, sections 4.1 and 4.2, appendices A and B. Every function takes a solution of the victim and returns
 `dR / dM_ij` for the fake ratings.
 
-Notation: genuine users' predictions `P = U V^T` `(m, n)`; `G = dR / dP`; fake user i has factors `u_i`, item j
-has `v_j`; `A_j = reg I + sum u u^T` over all raters of j, genuine and fake.
+Notation: genuine users' predictions `P = U V^T` `(m, n)`; `G = dR / dP`; fake user i has factors `u_i`,
+item j has `v_j`; `A_j = reg I + sum u u^T` over all raters of j, genuine and fake.
 
 Differs from the paper: "exact" solves the linear system that the paper approximates; "paper" is its
 approximation with the slips corrected: `dv_j / dM_ij` has the fake user's factors, not a genuine one's, and
@@ -91,8 +91,8 @@ def exact_gradient(
     `H z = dR / dtheta`; then `dR / dM_ij = z_{u_i} . v_j + z_{v_j} . u_i`. Users are eliminated, the rest is
     solved by preconditioned conjugate gradients without ever making a matrix. Valid for both victims: where
     no singular value of the residual outside the solution equals `reg`, the nuclear norm's solution moves
-    within its rank, and there it is that of the factored problem. (`svt_adjoint` is the same from soft-impute's
-    fixed point.)
+    within its rank, and there it is that of the factored problem. (`svt_adjoint` is the same from
+    soft-impute's fixed point.)
 
     Args:
         point: A solution; the users after the first `m` are fake.
@@ -114,9 +114,11 @@ def exact_gradient(
     pull = v * np.einsum("ek,ek->e", u, z_v)[:, None] - errors[:, None] * z_v
     z_users = np.zeros((len(point.users) - m, u.shape[1]))
     np.add.at(z_users, users - m, -pull)
-    z_users = np.stack(
-        [_solve(point.user_lower[m + i], row) for i, row in enumerate(z_users)]
-    ) if len(z_users) else z_users
+    z_users = (
+        np.stack([_solve(point.user_lower[m + i], row) for i, row in enumerate(z_users)])
+        if len(z_users)
+        else z_users
+    )
     gradient: NDArray[np.float64] = np.einsum("ek,ek->e", z_users[users - m], v)
     return gradient + np.einsum("ek,ek->e", z_v, u)
 
@@ -141,8 +143,8 @@ def paper_nuclear_gradient(
 ) -> NDArray[np.float64]:
     """Return appendix B's approximation, corrected: one part through `v_j`, one through `sigma`.
 
-    `(S U^T G_j) . (B_j^T B_j + tau I)^{-1} (S + reg I) u_i + sum_k (u_k^T G v_k) u_ik v_jk`, with the singular
-    value decomposition `[P; fake] = U S V^T` and the rows `u_l (S + reg I)` of j's raters as `B_j`.
+    `(S U^T G_j) . (B_j^T B_j + tau I)^{-1} (S + reg I) u_i + sum_k (u_k^T G v_k) u_ik v_jk`, with the
+    singular value decomposition `[P; fake] = U S V^T` and the rows `u_l (S + reg I)` of j's raters as `B_j`.
 
     Args:
         platform: Whose clean predictions are the reference.

@@ -29,12 +29,13 @@ class Mimicry:
 def mimicry(platform: RatingPlatform, profiles: FakeProfiles) -> Mimicry:
     """Compare fake with genuine users.
 
-    Li, Wang, Singh & Vorobeychik, NIPS 2016, section 5: "a paired t-test to compare the distributions of rated
-    items between normal and malicious users".
+    Li, Wang, Singh & Vorobeychik, NIPS 2016, section 5: "a paired t-test to compare the distributions of
+    rated items between normal and malicious users".
 
-    Differs from the paper: it does not say what is paired. Shares that sum to one would have a mean difference of
-    exactly zero, whoever the users are, so the vectors here are per item and not normalised, two-sided; and as they
-    also compare *how many* items genuine and fake users rate, two tests of *which* items stand beside them.
+    Differs from the paper: it does not say what is paired. Shares that sum to one would have a mean
+    difference of exactly zero, whoever the users are, so the vectors here are per item and not
+    normalised, two-sided; and as they also compare *how many* items genuine and fake users rate, two
+    tests of *which* items stand beside them.
 
     Args:
         platform: With the genuine ratings.
@@ -55,9 +56,7 @@ def mimicry(platform: RatingPlatform, profiles: FakeProfiles) -> Mimicry:
     )
     return Mimicry(
         t_rating=float(stats.ttest_rel(genuine_mean, fake_mean).pvalue),
-        t_rate=float(
-            stats.ttest_rel(popularity / platform.n_users, fake_count / n_fakes).pvalue
-        ),
+        t_rate=float(stats.ttest_rel(popularity / platform.n_users, fake_count / n_fakes).pvalue),
         ks=float(
             stats.ks_2samp(
                 popularity[matrix.item_ids], popularity[items.ravel()], method="asymp"
@@ -68,7 +67,7 @@ def mimicry(platform: RatingPlatform, profiles: FakeProfiles) -> Mimicry:
 
 
 def popularity_groups(popularity: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number items from 0 to 9, the most popular first, so that each group has about a tenth of all ratings."""
+    """Number items from 0 to 9, the most popular first, each group with about a tenth of all ratings."""
     order = np.argsort(-popularity, kind="stable")
     before = np.cumsum(popularity[order]) - popularity[order]
     groups = np.empty(len(popularity), dtype=np.int64)

@@ -26,8 +26,8 @@ class PGAConfig(RatingAttackConfig):
     """Root mean square of a step over all fake ratings, before clipping, on [-2, 2]; the raw gradient's size
     depends on the log, the goal and the number of fake users."""
     force_targets: bool = False
-    """Whether every fake user rates the targets. With the paper's gradient and an integrity goal alone nothing else
-    moves at all."""
+    """Whether every fake user rates the targets. With the paper's gradient and an integrity goal alone
+    nothing else moves at all."""
     tolerance: float = 1e-3
     """Of retraining and of the gradient's linear system."""
 
@@ -45,9 +45,9 @@ class PGA(RatingAttack):
 
     Li, Wang, Singh & Vorobeychik, NIPS 2016, Algorithm 1, equation (10).
 
-    Differs from the paper: the gradient is exact unless `gradient="paper"`; steps have a fixed length; of all points
-    on the way the one of highest utility is returned; `force_targets` is ours; line 5 of the algorithm refers to
-    equation (10) where (11) is meant.
+    Differs from the paper: the gradient is exact unless `gradient="paper"`; steps have a fixed length;
+    of all points on the way the one of highest utility is returned; `force_targets` is ours; line 5 of
+    the algorithm refers to equation (10) where (11) is meant.
     """
 
     name = "pga"

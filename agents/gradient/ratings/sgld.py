@@ -26,8 +26,8 @@ class SGLDConfig(RatingAttackConfig):
     gradient: Gradient = "exact"
     """`"exact"`, or `"paper"` for the paper's approximation; see `adjoints`."""
     beta: float = 0.6
-    """Weight of the utility beside the prior; 0.6 as in the paper. It multiplies R itself, so its meaning depends
-    on the size of the log and on `RatingGoal.normalized`."""
+    """Weight of the utility beside the prior; 0.6 as in the paper. It multiplies R itself, so its
+    meaning depends on the size of the log and on `RatingGoal.normalized`."""
     n_steps: int = 15
     """Langevin steps; the paper gives no number."""
     step_size: float = 0.5
@@ -35,12 +35,12 @@ class SGLDConfig(RatingAttackConfig):
     decay: float = 0.33
     """s_t falls as `(t + 1) ** -decay`."""
     scaling: Scaling = "item"
-    """`"item"` multiplies an item's step by its prior variance, a constant preconditioner that leaves the sampled
-    distribution as it is and is stable for s_t < 4; `"none"` is the paper's one step for all, stable only below four
-    times the *smallest* variance, which on rated data is next to nothing."""
+    """`"item"` multiplies an item's step by its prior variance, a constant preconditioner that leaves
+    the sampled distribution as it is and is stable for s_t < 4; `"none"` is the paper's one step for
+    all, stable only below four times the *smallest* variance, which on rated data is next to nothing."""
     support: Support = "top"
-    """What the victim is trained on during sampling: `"top"` the ratings that the projection would keep, a feasible
-    attack, or `"dense"` all of them. The paper does not say."""
+    """What the victim is trained on during sampling: `"top"` the ratings that the projection would keep,
+    a feasible attack, or `"dense"` all of them. The paper does not say."""
     sigma_floor: float = 1e-3
     """Smallest prior standard deviation; an item without ratings would have none."""
     tolerance: float = 1e-3
@@ -60,13 +60,13 @@ class SGLDConfig(RatingAttackConfig):
 class SGLD(RatingAttack):
     """Sample fake ratings from `N(xi_j, sigma_j^2) exp(beta R)` by stochastic gradient Langevin dynamics.
 
-    Li, Wang, Singh & Vorobeychik, NIPS 2016, Algorithm 2, equations (16) and (17). Mean and variance of an item
-    are over *all* genuine users, who give 0 where they give no rating: both grow with popularity, so that the
-    final choice of the `profile_size` largest ratings imitates what is popular. Fake users have a rating of every
-    item until then.
+    Li, Wang, Singh & Vorobeychik, NIPS 2016, Algorithm 2, equations (16) and (17). Mean and variance of
+    an item are over *all* genuine users, who give 0 where they give no rating: both grow with
+    popularity, so that the final choice of the `profile_size` largest ratings imitates what is popular.
+    Fake users have a rating of every item until then.
 
-    Differs from the paper: see `SGLDConfig` for steps and what the victim is trained on; noise is not added to what
-    is returned in place of a sample, but the last sample is projected as in the paper.
+    Differs from the paper: see `SGLDConfig` for steps and what the victim is trained on; noise is not
+    added to what is returned in place of a sample, but the last sample is projected as in the paper.
     """
 
     name = "sgld"
@@ -157,7 +157,7 @@ def langevin_step(
 def largest(
     state: NDArray[np.float64], profile_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return each row's largest ratings by absolute value, clipped to [-2, 2]; items sorted, `(N, T)` both."""
+    """Return the items of each row's largest absolute ratings, sorted, and these clipped; `(N, T)`."""
     order = np.argsort(-np.abs(state), axis=1, kind="stable")[:, :profile_size]
     items = np.sort(order, axis=1).astype(np.int64)
     return items, np.clip(np.take_along_axis(state, items, axis=1), -TOP, TOP)
