@@ -28,7 +28,9 @@ class NuclearNormConfig(RatingConfig):
 
 
 class NuclearNorm(RatingVictim):
-    """Complete the matrix by soft-impute's problem: `1/2 |P_W(A - X)|_F^2 + reg |X|_*`.
+    """Complete the matrix of ratings with the least sum of singular values.
+
+    Minimises `1/2 |P_W(A - X)|_F^2 + reg |X|_*`, the problem of soft-impute.
 
     Li, Wang, Singh & Vorobeychik, "Data Poisoning Attacks on Factorization-Based Collaborative
     Filtering", NIPS 2016, equations (3) and (5), (14); the fixed point of soft-impute (Mazumder, Hastie &
