@@ -17,6 +17,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,7 @@ ATTACKS = ("uniform", "pga", "sgld", "uniform+target", "pga+target")
 """`+target`: every fake user rates the target, which the paper's do not."""
 PART_USERS, PART_ITEMS = 1_000, 1_700
 """Of ml-1m, as in the paper's section 5."""
-SETTINGS = {
+SETTINGS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     "ml-100k": {},
     "ml-1m-part": {},
     SMOKE: {"ALS": {"embedding_size": 4, "reg": 2.0}, "NuclearNorm": {"reg": 6.0}},
@@ -141,7 +142,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _pieces(args: argparse.Namespace) -> list[dict[str, object]]:
     """Return everything that decides each measurement, cheap victims first."""
-    pieces = []
+    pieces: list[dict[str, object]] = []
     middle = sorted(args.sizes)[len(args.sizes) // 2]
     for victim in args.victims:
         steps = args.nuclear_steps if victim == "NuclearNorm" else args.steps
@@ -151,7 +152,7 @@ def _pieces(args: argparse.Namespace) -> list[dict[str, object]]:
         }  # fmt: skip
         pieces.append({**base, "kind": "gradient", "piece": f"{victim}-gradient"})
         for dataset in args.datasets:
-            config = VICTIMS[victim](SETTINGS[dataset].get(victim)).config  # type: ignore[arg-type]
+            config = VICTIMS[victim](SETTINGS[dataset].get(victim)).config
             on = {**base, "dataset": dataset, "config": asdict(config)}
             pieces.append({**on, "kind": "cost", "piece": f"{dataset}-{victim}-cost"})
             for seed in args.seeds:
@@ -234,7 +235,7 @@ def part_of(
 
 @lru_cache(maxsize=2)
 def _platform(dataset: str, victim: str, seed: int) -> RatingPlatform:
-    settings: Mapping[str, object] = SETTINGS[dataset].get(victim, {})  # type: ignore[assignment]
+    settings = SETTINGS[dataset].get(victim)
     return RatingPlatform(_log(dataset), victim, victim_config=settings, seed=seed)
 
 
@@ -250,7 +251,7 @@ def _measure_attack(piece: Row) -> dict[str, object]:
     seed = int(str(piece["seed"]))
     platform = _platform(str(piece["dataset"]), str(piece["victim"]), seed)
     target = platform.item_near(TARGET_AVERAGE, np.random.default_rng(seed))
-    mu = list(map(float, piece["mu"]))  # type: ignore[call-overload]
+    mu = _mu(piece)
     goal = RatingGoal(availability=mu[0], integrity=mu[1], target_items=(target,))
     n_fakes = max(1, round(float(str(piece["size"])) * platform.n_users))
     budget = AttackBudget(n_fake_users=n_fakes, profile_size=int(str(piece["items_per_user"])))
@@ -427,10 +428,10 @@ MEASURES: Mapping[str, Callable[[Row], dict[str, object]]] = {
 
 def claims(attacks: Sequence[Row], betas: Sequence[Row]) -> list[dict[str, object]]:
     """Return the paper's claims with how many of the measured cases bear each out."""
-    cells: dict[tuple[object, ...], dict[tuple[tuple[int, ...], str], Row]] = {}
+    cells: dict[tuple[object, ...], dict[tuple[tuple[int, int], str], Row]] = {}
     for row in attacks:
         where = (row["dataset"], row["victim"], row["size"], row["seed"])
-        cells.setdefault(where, {})[(tuple(row["mu"]), str(row["attack"]))] = row  # type: ignore[arg-type]
+        cells.setdefault(where, {})[(_mu(row), str(row["attack"]))] = row
 
     def count(
         text: str, *wanted: tuple[tuple[int, int], str, str], sign: int = 1
@@ -482,9 +483,9 @@ def claims(attacks: Sequence[Row], betas: Sequence[Row]) -> list[dict[str, objec
 
 def _claims_on_beta(betas: Sequence[Row]) -> list[dict[str, object]]:
     """Count in how many panels the largest beta has more effect, and smaller p, than the smallest."""
-    panels: dict[tuple[object, ...], list[Row]] = {}
+    panels: dict[tuple[object, object, tuple[int, int]], list[Row]] = {}
     for row in betas:
-        mu = tuple(row["mu"])  # type: ignore[arg-type]
+        mu = _mu(row)
         panels.setdefault((row["dataset"], row["seed"], mu), []).append(row)
     effect, p_falls = [], []
     for (_, _, mu), rows in panels.items():
@@ -509,9 +510,13 @@ def _number(row: Row, name: str) -> float:
     return float(str(row[name]))
 
 
+def _mu(row: Row) -> tuple[int, int]:
+    first, second = cast(list[int], row["mu"])
+    return first, second
+
+
 def _p_value(row: Row, test: str) -> float:
-    tests: Row = row["mimicry"]  # type: ignore[assignment]
-    return _number(tests, test)
+    return _number(cast(Row, row["mimicry"]), test)
 
 
 def _summary(victim: str, rows: Sequence[Row]) -> dict[str, object]:
@@ -563,9 +568,9 @@ def _report(rows: Sequence[Row]) -> str:
 def _effect_table(attacks: Sequence[Row]) -> str:
     """One line per dataset, victim, goal and size: RMSE or average rating without and with each attack."""
     names = [name for name in ATTACKS if any(row["attack"] == name for row in attacks)]
-    groups: dict[tuple[object, ...], list[Row]] = {}
+    groups: dict[tuple[object, object, tuple[int, int], object], list[Row]] = {}
     for row in attacks:
-        key = (row["dataset"], row["victim"], tuple(row["mu"]), row["size"])  # type: ignore[arg-type]
+        key = (row["dataset"], row["victim"], _mu(row), row["size"])
         groups.setdefault(key, []).append(row)
     lines = []
     for (dataset, victim, mu, size), group in groups.items():
@@ -576,7 +581,7 @@ def _effect_table(attacks: Sequence[Row]) -> str:
             if any(r["attack"] == name for r in group)
         }
         clean = float(np.mean([_number(r, f"clean_{what}") for r in group]))
-        label = f"{mu[0]}, {mu[1]}"  # type: ignore[index]
+        label = f"{mu[0]}, {mu[1]}"
         cells = [f"{values[name]:.3f}" if name in values else None for name in names]
         lines.append(
             (dataset, victim, label, f"{float(str(size)):.0%}", what, f"{clean:.3f}", *cells)
@@ -592,7 +597,7 @@ def _mimicry_table(rows: Sequence[Row]) -> str:
         key = (row["dataset"], row["victim"], row["attack"], row["beta"])
         groups.setdefault(key, []).append(row)
     lines = [
-        (*key, *(f"{np.median([_number(r['mimicry'], t) for r in group]):.2g}" for t in tests))  # type: ignore[arg-type]
+        (*key, *(f"{np.median([_p_value(r, t) for r in group]):.2g}" for t in tests))
         for key, group in groups.items()
     ]
     return markdown_table(("dataset", "victim", "attack", "beta", *tests), lines)
@@ -601,7 +606,7 @@ def _mimicry_table(rows: Sequence[Row]) -> str:
 def _cosine_table(costs: Sequence[Row]) -> str:
     goals = [f"{mu[0]}, {mu[1]}" for mu in GOALS]
     lines = [
-        (row["dataset"], row["victim"], label, *(row[field][goal] for goal in goals))  # type: ignore[index]
+        (row["dataset"], row["victim"], label, *(cast(Row, row[field])[goal] for goal in goals))
         for row in costs
         for field, label in (
             ("cosine", "paper"), ("cosine_at_tolerance_0.001", "exact, tolerance 0.001")

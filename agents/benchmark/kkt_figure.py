@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -88,7 +89,7 @@ def draw_beta(rows: Sequence[Row], rmse_goals: Sequence[tuple[int, int]], path: 
         axes.set_xticks(places, [f"{beta:g}" for beta in x])
         axes.set_ylabel("RMSE" if what == "rmse" else "average rating", color="#0072b2", fontsize=9)
         other = axes.twinx()
-        tests = [{**r, **r["mimicry"]} for r in own]  # type: ignore[dict-item]
+        tests = [{**r, **cast(Row, r["mimicry"])} for r in own]
         for test, dash in (("t_rating", "-"), ("ks", "--")):
             p = np.maximum(_curve(tests, "beta", test)[1], 1e-300)
             other.plot(places, p, color="#d55e00", marker=".", linestyle=dash, label=test)
@@ -102,7 +103,7 @@ def draw_beta(rows: Sequence[Row], rmse_goals: Sequence[tuple[int, int]], path: 
 
 
 def _goal(row: Row) -> tuple[int, ...]:
-    return tuple(row["mu"])  # type: ignore[arg-type]
+    return tuple(cast(list[int], row["mu"]))
 
 
 def _curve(rows: Sequence[Row], along: str, what: str) -> tuple[list[float], list[float]]:

@@ -39,7 +39,8 @@ class Prediction:
 
     def at(self, user_ids: NDArray[np.int64], item_ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the predictions of pairs; all of shape `(n_pairs,)`."""
-        return np.einsum("ek,ek->e", self.users[user_ids], self.items[item_ids])
+        predicted: NDArray[np.float64] = (self.users[user_ids] * self.items[item_ids]).sum(axis=1)
+        return predicted
 
     def minus(self, other: "Prediction") -> "Prediction":
         """Return the difference of two predictions as factors, of `k + k'` columns."""

@@ -111,7 +111,8 @@ def exact_gradient(
     z_items = point.solve(reduced, lower, tolerance=tolerance, max_iterations=max_iterations)
     users, items, errors = _fake_entries(point, m)
     u, v, z_v = point.users[users], point.items[items], z_items[items]
-    pull = v * np.einsum("ek,ek->e", u, z_v)[:, None] - errors[:, None] * z_v
+    by_items: NDArray[np.float64] = (u * z_v).sum(axis=1)
+    pull = v * by_items[:, None] - errors[:, None] * z_v
     z_users = np.zeros((len(point.users) - m, u.shape[1]))
     np.add.at(z_users, users - m, -pull)
     z_users = (
@@ -119,8 +120,8 @@ def exact_gradient(
         if len(z_users)
         else z_users
     )
-    gradient: NDArray[np.float64] = np.einsum("ek,ek->e", z_users[users - m], v)
-    return gradient + np.einsum("ek,ek->e", z_v, u)
+    by_users: NDArray[np.float64] = (z_users[users - m] * v).sum(axis=1)
+    return by_users + by_items
 
 
 def paper_als_gradient(point: Linearised, utility: UtilityGradient) -> NDArray[np.float64]:
@@ -159,7 +160,7 @@ def paper_nuclear_gradient(
     left, values, right = singular(point.users, point.items)
     found = platform.prediction(point)
     to_users, to_items = _products(platform, found, goal, left[:m], right)
-    by_sigma = np.einsum("ik,ik->k", left[:m], to_users)
+    by_sigma: NDArray[np.float64] = (left[:m] * to_users).sum(axis=0)
     scale = values + point.reg
     users, items, _ = _fake_entries(point, m)
     moved = np.empty((point.matrix.n_items, len(values)))
@@ -168,8 +169,9 @@ def paper_nuclear_gradient(
         rows = left[point.matrix.raters[start:end]] * scale
         system = rows.T @ rows + ridge * np.eye(len(values))
         moved[item] = scale * np.linalg.solve(system, values * to_items[item])
-    gradient: NDArray[np.float64] = np.einsum("ek,ek->e", moved[items], left[users])
-    return gradient + (left[users] * right[items]) @ by_sigma
+    by_items: NDArray[np.float64] = (moved[items] * left[users]).sum(axis=1)
+    through_sigma: NDArray[np.float64] = (left[users] * right[items]) @ by_sigma
+    return by_items + through_sigma
 
 
 def svt_adjoint(
