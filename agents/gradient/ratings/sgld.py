@@ -101,7 +101,9 @@ class SGLD(RatingAttack):
     def step_sizes(self, t: int, deviation: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return s_t of each item; shape `(n_items,)`."""
         size = self.config.step_size * (t + 1) ** -self.config.decay
-        return size * (deviation**2 if self.config.scaling == "item" else np.ones_like(deviation))
+        scale = deviation**2 if self.config.scaling == "item" else np.ones_like(deviation)
+        sizes: NDArray[np.float64] = size * scale
+        return sizes
 
     def _seen(
         self, state: NDArray[np.float64], budget: AttackBudget
