@@ -15,6 +15,8 @@ VICTIM_NAMES = (
     "AutoRec",
     "GRU4Rec",
     "NGCF",
+    "ALS",
+    "NuclearNorm",
 )
 """Keys of `recattack_gym.victims.VICTIMS`, written out so that no victim is imported; tested equal."""
 

@@ -1,5 +1,6 @@
-"""Attacks through a surrogate: the attacker trains recommenders of its own on the log and follows gradients.
+"""Attacks that follow a gradient through a recommender that is trained on them.
 
-Gradient Passing (`gradient_passing`) makes an epoch of a surrogate's training do what several would; every
-attacker here has it as a setting.
+Here: attacks through surrogates, recommenders that the attacker trains on the log. Gradient Passing
+(`gradient_passing`) makes an epoch of a surrogate's training do what several would, and every attacker has it as a
+setting. In `ratings`: white-box attacks on victims that predict ratings.
 """

@@ -125,26 +125,58 @@ class Interactions:
             )
         return replace(self, n_items=n_items)
 
-    def with_fake_users(self, profiles: NDArray[np.int64]) -> Self:
+    def with_fake_users(
+        self, profiles: NDArray[np.int64], ratings: NDArray[np.float64] | None = None
+    ) -> Self:
         """Return the log after injection: fake users get the ids `n_users ... n_users + N - 1`.
 
         Args:
             profiles: Item ids, shape `(n_fake_users, profile_size)`, in `[0, n_items)`.
+            ratings: Of a rated log, what the fake users give, shape as `profiles`, on the log's own scale:
+                from its smallest to its largest rating. `None` takes each click for the largest.
 
         Returns:
-            A log without timestamps and ratings, since a click has neither.
+            A log without timestamps, since a fake click has none; with ratings if this log has them.
+
+        Raises:
+            ArgumentError: If an item, a rating or a shape is wrong, or this log has no ratings.
         """
         clicks = as_ids("profiles", profiles, below=self.n_items, shape=(None, None))
         n_fake_users, profile_size = clicks.shape
         fake_ids = np.repeat(np.arange(n_fake_users, dtype=np.int64) + self.n_users, profile_size)
+        fake_ratings = self._fake_ratings(clicks.shape, ratings)
         return replace(
             self,
             user_ids=np.concatenate([self.user_ids, fake_ids]),
             item_ids=np.concatenate([self.item_ids, clicks.ravel()]),
             n_users=self.n_users + n_fake_users,
             timestamps=None,
-            ratings=None,
+            ratings=None
+            if self.ratings is None or fake_ratings is None
+            else np.concatenate([self.ratings, fake_ratings.ravel()]),
         )
+
+    def _fake_ratings(
+        self, shape: tuple[int, ...], ratings: NDArray[np.float64] | None
+    ) -> NDArray[np.float64] | None:
+        if self.ratings is None or len(self) == 0:
+            if ratings is not None:
+                raise ArgumentError(
+                    "ratings must be None for a log that has none of its own, whose scale they would need"
+                )
+            return None
+        low, high = float(self.ratings.min()), float(self.ratings.max())
+        if ratings is None:
+            return np.full(shape, high)
+        given = as_numbers("ratings", ratings)
+        if given.shape != shape:
+            raise ArgumentError(f"ratings must have shape {shape}, got {given.shape}")
+        bad = (given < low) | (given > high)
+        if bad.any():
+            raise ArgumentError(
+                f"ratings must lie on the log's scale, [{low:g}, {high:g}], got {given[bad][0]:g}"
+            )
+        return given
 
     def select(self, keep: NDArray[np.bool_]) -> Self:
         """Return the log with only the events where `keep`, shape `(n_events,)`, is true."""

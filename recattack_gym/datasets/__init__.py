@@ -16,6 +16,7 @@ from recattack_gym.datasets.filmtrust import FILMTRUST
 from recattack_gym.datasets.gowalla import GOWALLA
 from recattack_gym.datasets.movielens import ML_1M, ML_100K
 from recattack_gym.datasets.presets import PRESETS
+from recattack_gym.datasets.rated import with_generated_ratings
 from recattack_gym.datasets.source import Counts, FileSource, Source, SyntheticSource
 from recattack_gym.datasets.split import Split, leave_one_out
 from recattack_gym.datasets.steam import STEAM
@@ -85,4 +86,5 @@ __all__ = [
     "load",
     "read_csv",
     "read_inter",
+    "with_generated_ratings",
 ]

@@ -1,6 +1,7 @@
 """Pure functions that measure recommendation quality and attacks."""
 
 from recattack_gym.metrics.ranking import hr_at_k, ndcg_at_k
+from recattack_gym.metrics.ratings import Prediction, availability, average_rating, integrity, rmse
 from recattack_gym.metrics.targets import (
     hit_one_at_k,
     list_jaccard,
@@ -12,10 +13,15 @@ from recattack_gym.metrics.targets import (
 )
 
 __all__ = [
+    "Prediction",
+    "availability",
+    "average_rating",
     "hit_one_at_k",
     "hr_at_k",
+    "integrity",
     "list_jaccard",
     "ndcg_at_k",
+    "rmse",
     "target_hit_rate_of_test_users_at_k",
     "target_hr_at_k",
     "target_ndcg_at_k",

@@ -1,7 +1,16 @@
 """The simulated platform and what an attacker sees of it."""
 
 from recattack_gym.simulator.platform import PlatformSimulator, SideEffects
+from recattack_gym.simulator.ratings import RatingGoal, RatingOutcome, RatingPlatform
 from recattack_gym.simulator.shared import shared_simulator
 from recattack_gym.simulator.view import PlatformView
 
-__all__ = ["PlatformSimulator", "PlatformView", "SideEffects", "shared_simulator"]
+__all__ = [
+    "PlatformSimulator",
+    "PlatformView",
+    "RatingGoal",
+    "RatingOutcome",
+    "RatingPlatform",
+    "SideEffects",
+    "shared_simulator",
+]

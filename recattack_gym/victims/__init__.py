@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from recattack_gym.victims.als import ALS
 from recattack_gym.victims.autorec import AutoRec
 from recattack_gym.victims.base import (
     ExposureEngine,
@@ -19,6 +20,7 @@ from recattack_gym.victims.gru4rec import GRU4Rec
 from recattack_gym.victims.itempop import ItemPop
 from recattack_gym.victims.neumf import NeuMF
 from recattack_gym.victims.ngcf import NGCF
+from recattack_gym.victims.nuclear_norm import NuclearNorm
 from recattack_gym.victims.pmf import PMF
 from recattack_gym.victims.ranking import CandidateLists
 
@@ -32,11 +34,14 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "NGCF": NGCF,
         "AutoRec": AutoRec,
         "NeuMF": NeuMF,
+        "ALS": ALS,
+        "NuclearNorm": NuclearNorm,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
 
 __all__ = [
+    "ALS",
     "BPR",
     "NGCF",
     "PMF",
@@ -49,6 +54,7 @@ __all__ = [
     "GradientConfig",
     "ItemPop",
     "NeuMF",
+    "NuclearNorm",
     "PlainEngine",
     "PoisonedBatch",
     "Retrain",

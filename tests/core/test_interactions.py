@@ -102,6 +102,43 @@ def test_fake_users_come_after_the_genuine_ones_and_change_nobody_else() -> None
     assert len(log) == 2
 
 
+def rated_log() -> Interactions:
+    return Interactions(np.array([1, 0]), np.array([2, 3]), 3, 6, ratings=np.array([2.0, 5.0]))
+
+
+def test_a_rated_log_keeps_its_ratings_and_a_fake_click_is_its_top_rating() -> None:
+    poisoned = rated_log().with_fake_users(np.array([[5, 0], [1, 1]]))
+    assert poisoned.ratings is not None
+    assert poisoned.ratings.tolist() == [5.0, 2.0, 5.0, 5.0, 5.0, 5.0]
+    assert poisoned.item_ids.tolist() == [3, 2, 5, 0, 1, 1]
+
+
+def test_fake_users_rate_what_they_like_on_the_scale_of_the_log() -> None:
+    poisoned = rated_log().with_fake_users(np.array([[5, 0]]), np.array([[2.0, 3.25]]))
+    assert poisoned.ratings is not None
+    assert poisoned.ratings.tolist() == [5.0, 2.0, 2.0, 3.25]
+
+
+@pytest.mark.parametrize(
+    ("ratings", "message"),
+    [
+        ([[1.5, 3.0]], r"scale, \[2, 5\], got 1.5"),
+        ([[2.0, 5.5]], r"got 5.5"),
+        ([[2.0]], r"shape \(1, 2\), got \(1, 1\)"),
+        ([[2.0, float("nan")]], "ratings must be finite"),
+    ],
+)
+def test_fake_ratings_off_the_scale_are_refused(ratings: object, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        rated_log().with_fake_users(np.array([[5, 0]]), np.array(ratings))
+
+
+def test_fake_ratings_on_a_log_of_clicks_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="ratings must be None"):
+        log_of([(0, 0)]).with_fake_users(np.array([[1]]), np.array([[1.0]]))
+    assert log_of([(0, 0)]).with_fake_users(np.array([[1]])).ratings is None
+
+
 @pytest.mark.parametrize("profiles", [[[6]], [[-1]], [0], [[0.5]], [[[0]]]])
 def test_profiles_that_do_not_fit_the_catalogue_are_refused(profiles: object) -> None:
     with pytest.raises(ArgumentError, match="profiles must"):

@@ -14,7 +14,9 @@ from recattack_gym.victims import VICTIMS, CandidateLists, GradientConfig, Victi
 N_NEW = 3
 """New items at the end of the small log's catalogue."""
 
-QUICK: Mapping[str, Mapping[str, object]] = MappingProxyType({})
+QUICK: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {"ALS": {"reg": 0.5}, "NuclearNorm": {"reg": 1.0}}
+)
 """Settings that keep a victim's mechanics quick, by victim name, over the default below."""
 
 QUICK_GRADIENT: Mapping[str, object] = MappingProxyType(
@@ -30,8 +32,10 @@ QUICK_GRADIENT: Mapping[str, object] = MappingProxyType(
 
 LEARNING: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
+        "ALS": {"embedding_size": 2, "reg": 1.0},
         "NGCF": {"learning_rate": 0.005},
         "NeuMF": {"epochs": 20},
+        "NuclearNorm": {"reg": 1.0},
         "PMF": {"epochs": 300, "reg": 0.1},
     }
 )
