@@ -15,6 +15,7 @@ VICTIM_NAMES = (
     "AutoRec",
     "GRU4Rec",
     "NGCF",
+    "ItemKNN",
 )
 """Keys of `recattack_gym.victims.VICTIMS`, written out so that no victim is imported; tested equal."""
 

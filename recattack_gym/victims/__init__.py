@@ -16,6 +16,7 @@ from recattack_gym.victims.base import (
 from recattack_gym.victims.bpr import BPR
 from recattack_gym.victims.covisitation import CoVisitation
 from recattack_gym.victims.gru4rec import GRU4Rec
+from recattack_gym.victims.itemknn import ItemKNN
 from recattack_gym.victims.itempop import ItemPop
 from recattack_gym.victims.neumf import NeuMF
 from recattack_gym.victims.ngcf import NGCF
@@ -32,6 +33,7 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "NGCF": NGCF,
         "AutoRec": AutoRec,
         "NeuMF": NeuMF,
+        "ItemKNN": ItemKNN,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -47,6 +49,7 @@ __all__ = [
     "ExposureEngine",
     "GRU4Rec",
     "GradientConfig",
+    "ItemKNN",
     "ItemPop",
     "NeuMF",
     "PlainEngine",

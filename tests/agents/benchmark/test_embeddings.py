@@ -71,6 +71,7 @@ def test_victims_without_embeddings_are_drawn_on_those_of_pmf() -> None:
         "ItemPop": "PMF",
         "CoVisitation": "PMF",
         "AutoRec": "PMF",
+        "ItemKNN": "PMF",
         **{name: name for name in ("PMF", "BPR", "NeuMF", "GRU4Rec", "NGCF")},
     }
     victim = VICTIMS["ItemPop"]().fit(LOG, np.random.default_rng(0))
