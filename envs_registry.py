@@ -16,6 +16,8 @@ VICTIM_NAMES = (
     "GRU4Rec",
     "NGCF",
     "ItemKNN",
+    "LightGCN",
+    "MF-BCE",
 )
 """Keys of `recattack_gym.victims.VICTIMS`, written out so that no victim is imported; tested equal."""
 

@@ -18,6 +18,8 @@ from recattack_gym.victims.covisitation import CoVisitation
 from recattack_gym.victims.gru4rec import GRU4Rec
 from recattack_gym.victims.itemknn import ItemKNN
 from recattack_gym.victims.itempop import ItemPop
+from recattack_gym.victims.lightgcn import LightGCN
+from recattack_gym.victims.mf_bce import MFBCE
 from recattack_gym.victims.neumf import NeuMF
 from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.pmf import PMF
@@ -34,12 +36,15 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "AutoRec": AutoRec,
         "NeuMF": NeuMF,
         "ItemKNN": ItemKNN,
+        "LightGCN": LightGCN,
+        "MF-BCE": MFBCE,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
 
 __all__ = [
     "BPR",
+    "MFBCE",
     "NGCF",
     "PMF",
     "VICTIMS",
@@ -51,6 +56,7 @@ __all__ = [
     "GradientConfig",
     "ItemKNN",
     "ItemPop",
+    "LightGCN",
     "NeuMF",
     "PlainEngine",
     "PoisonedBatch",

@@ -30,6 +30,7 @@ QUICK_GRADIENT: Mapping[str, object] = MappingProxyType(
 
 LEARNING: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
+        "MF-BCE": {"epochs": 300, "reg": 0.05},
         "NGCF": {"learning_rate": 0.005},
         "NeuMF": {"epochs": 20},
         "PMF": {"epochs": 300, "reg": 0.1},
