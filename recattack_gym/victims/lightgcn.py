@@ -82,11 +82,12 @@ class LightGCN(Victim):
     the rate of clean training, the negatives of genuine users that fall on clicked items. The graph
     carries that to everyone.
 
-    Differs from the paper: layer 0 starts from what makes the mean of the layers nearly equal to the factors of
-    BPR with an item bias (the bias is one coordinate of the item, times a coordinate of the user that starts at
-    1), where the paper starts from Xavier's distribution and takes hundreds of passes; from a random start,
-    14 passes on Steam reach a validation HR@10 of 0.36 (BPR 0.41). The L2 penalty is on the examples'
-    embeddings, as in the authors' code; a falling learning rate; some negatives are drawn by popularity.
+    Differs from the paper: layer 0 starts from what makes the mean of the layers nearly equal to the
+    factors of BPR with an item bias (the bias is one coordinate of the item, times a coordinate of the user
+    that starts at 1), where the paper starts from Xavier's distribution and takes hundreds of passes; from a
+    random start, 14 passes on Steam reach a validation HR@10 of 0.36 (BPR 0.41). The L2 penalty is on the
+    examples' embeddings, as in the authors' code; a falling learning rate; some negatives are drawn by
+    popularity.
     """
 
     name = "LightGCN"

@@ -61,9 +61,9 @@ class MFBCE(FactorVictim):
 
     Matrix factorisation with the log loss of He, Liao, Zhang, Nie, Hu, Chua, "Neural Collaborative
     Filtering", WWW 2017, equation 7: minimise `-sum log sigmoid(x_ui) - sum log sigmoid(-x_uj)` over
-    clicks (u, i) and sampled items j that u has not clicked, plus `reg / 2` times the squared parameters, with
-    `x_ui = p_u . q_i + b_i`. It is the victim, and the surrogate of the attackers, in the experiments on
-    Gradient Passing (Nguyen Thanh et al., RecSys 2024), there called MF-BCE.
+    clicks (u, i) and sampled items j that u has not clicked, plus `reg / 2` times the squared
+    parameters, with `x_ui = p_u . q_i + b_i`. It is the victim, and the surrogate of the attackers, in the
+    experiments on Gradient Passing (RecSys 2024), there called MF-BCE.
 
     Fine-tuning is full retraining restricted to what the poison decides; see `FactorVictim`.
 

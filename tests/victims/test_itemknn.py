@@ -170,7 +170,7 @@ def test_a_state_that_is_no_count_is_refused(
 
 @pytest.mark.parametrize("shrinkage", [-1.0, float("nan"), "5", True])
 def test_a_shrinkage_that_is_no_number_of_users_is_refused(shrinkage: object) -> None:
-    with pytest.raises(ArgumentError, match="shrinkage must be .* got"):
+    with pytest.raises(ArgumentError, match=r"shrinkage must be .* got"):
         ItemKNN({"shrinkage": shrinkage})
 
 
