@@ -153,7 +153,7 @@ class LightGCNEngine:
         looked_at, places = np.unique(
             np.concatenate([users, items, negatives]), return_inverse=True
         )
-        places = places.reshape(3, -1)
+        of_users, of_items, of_negatives = places.reshape(3, -1)
         looked_at = looked_at.astype(np.int32)
         self._average(own, looked_at, own.embeddings)
         base = own.final[looked_at]
@@ -169,7 +169,9 @@ class LightGCNEngine:
         moves = np.empty_like(moving.start)
         finetune(
             moving,
-            *places,
+            of_users,
+            of_items,
+            of_negatives,
             prepared.schedule.updates.batch_indptr,
             self._learning_rate,
             self._reg,

@@ -125,7 +125,8 @@ class MFBCE(FactorVictim):
             norms = ((p**2).sum(dim=2) + (q**2).sum(dim=2) + b**2).sum()
             loss = binary_cross_entropy_with_logits(logit, label, reduction="sum")
             optimiser.zero_grad()
-            (loss + 0.5 * config.reg * norms).backward()
+            loss = loss + 0.5 * config.reg * norms
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
             hold_back(share, items, bias)
             optimiser.step()
         self._factors = Factors(*(x.detach().cpu().numpy() for x in (users, items, bias)))

@@ -55,7 +55,8 @@ def dense_mean(log: Interactions, n_layers: int) -> NDArray[np.float64]:
     root = np.sqrt(np.maximum(degree, 1.0))
     normalised = adjacency / root[:, None] / root
     powers = [np.linalg.matrix_power(normalised, layer) for layer in range(n_layers + 1)]
-    return np.mean(powers, axis=0)
+    mean: NDArray[np.float64] = np.mean(powers, axis=0)
+    return mean
 
 
 # -- the model -----------------------------------------------------------------------------------

@@ -103,11 +103,13 @@ def test_a_step_of_fine_tuning_follows_the_gradient_of_the_log_loss() -> None:
     logit = (p * q).sum(dim=2) + b
     likelihood = torch.nn.functional.logsigmoid(torch.cat([logit[:, :1], -logit[:, 1:]], dim=1))
     penalty = ((p**2).sum(dim=2) + (q**2).sum(dim=2) + b**2).sum()
-    (0.15 * penalty - likelihood.sum()).backward()
-    expected = []
-    for tensor, scale in zip(tensors, (np.ones((4, 1)), share[:, None], share), strict=True):
+    loss = 0.15 * penalty - likelihood.sum()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+    expected: list[NDArray[np.float32]] = []
+    scales: list[NDArray[np.float32]] = [np.ones((4, 1), dtype=np.float32), share[:, None], share]
+    for tensor, scale in zip(tensors, scales, strict=True):
         assert tensor.grad is not None
-        expected.append(tensor.detach().numpy() - 0.05 * scale * tensor.grad.numpy())
+        expected.append(tensor.detach().numpy() - np.float32(0.05) * scale * tensor.grad.numpy())
     gradients = [np.zeros_like(x) for x in (users, items, bias)]
     train_logits(
         users, items, bias, share, user_rows, item_rows, np.array([0, 9]), 0.05, 0.3, *gradients
