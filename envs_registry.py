@@ -17,6 +17,9 @@ VICTIM_NAMES = (
     "NGCF",
     "ALS",
     "NuclearNorm",
+    "ItemKNN",
+    "LightGCN",
+    "MF-BCE",
 )
 """Keys of `recattack_gym.victims.VICTIMS`, written out so that no victim is imported; tested equal."""
 

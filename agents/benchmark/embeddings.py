@@ -46,6 +46,8 @@ ITEM_ARRAYS: Mapping[str, str] = MappingProxyType(
         "NeuMF": "items",
         "GRU4Rec": "items",
         "NGCF": "embeddings",
+        "LightGCN": "embeddings",
+        "MF-BCE": "items",
     }
 )
 """Victims with learnt item embeddings, and the array of their file that begins with them."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from agents.benchmark.archive import unpack
 from agents.benchmark.cells import ENTRIES, Cell, identity, profiles_path
+from agents.benchmark.published import TABLE3_VICTIMS
 from agents.benchmark.store import ResultStore
 from agents.benchmark.table3 import cells_of, run_cells
 from agents.benchmark.workers import BACKENDS
 from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles
-from recattack_gym.victims import VICTIMS
 
 Platform = tuple[str, str | None, str, int]
 """As `Cell.platform`: dataset, protocol, victim, seed."""
@@ -53,7 +53,7 @@ def add_plan_options(
 
     several("--datasets", datasets, "NAME", help=f"default: {' '.join(datasets)}")
     parser.add_argument("--protocol", default="poisonrec", help='or "none" (default: poisonrec)')
-    several("--victims", list(VICTIMS), "NAME", help="default: all")
+    several("--victims", TABLE3_VICTIMS, "NAME", help="default: those of PoisonRec's Table III")
     known = ", ".join(ENTRIES)
     several("--attackers", attackers, "NAME", help=f"{known} (default: {' '.join(attackers)})")
     several("--seeds", seeds, "SEED", type=int, help=f"default: {' '.join(map(str, seeds))}")

@@ -31,6 +31,7 @@ from agents.benchmark.figures import (
     draw_learning,
     draw_target_shares,
 )
+from agents.benchmark.published import TABLE3_VICTIMS
 from agents.benchmark.sources import STAND_INS, dataset_or_synthetic
 from agents.benchmark.store import ResultStore
 from agents.benchmark.workers import BACKENDS, share_the_machine, workers
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `recattack bench table3`."""
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), metavar="NAME")
     parser.add_argument("--protocol", default="poisonrec", help='or "none" (default: poisonrec)')
-    parser.add_argument("--victims", nargs="+", default=list(VICTIMS), metavar="NAME")
+    parser.add_argument("--victims", nargs="+", default=list(TABLE3_VICTIMS), metavar="NAME")
     parser.add_argument(
         "--attackers",
         nargs="+",

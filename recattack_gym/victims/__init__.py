@@ -17,7 +17,10 @@ from recattack_gym.victims.base import (
 from recattack_gym.victims.bpr import BPR
 from recattack_gym.victims.covisitation import CoVisitation
 from recattack_gym.victims.gru4rec import GRU4Rec
+from recattack_gym.victims.itemknn import ItemKNN
 from recattack_gym.victims.itempop import ItemPop
+from recattack_gym.victims.lightgcn import LightGCN
+from recattack_gym.victims.mf_bce import MFBCE
 from recattack_gym.victims.neumf import NeuMF
 from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.nuclear_norm import NuclearNorm
@@ -36,6 +39,9 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "NeuMF": NeuMF,
         "ALS": ALS,
         "NuclearNorm": NuclearNorm,
+        "ItemKNN": ItemKNN,
+        "LightGCN": LightGCN,
+        "MF-BCE": MFBCE,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -43,6 +49,7 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
 __all__ = [
     "ALS",
     "BPR",
+    "MFBCE",
     "NGCF",
     "PMF",
     "VICTIMS",
@@ -52,7 +59,9 @@ __all__ = [
     "ExposureEngine",
     "GRU4Rec",
     "GradientConfig",
+    "ItemKNN",
     "ItemPop",
+    "LightGCN",
     "NeuMF",
     "NuclearNorm",
     "PlainEngine",

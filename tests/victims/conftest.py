@@ -33,6 +33,7 @@ QUICK_GRADIENT: Mapping[str, object] = MappingProxyType(
 LEARNING: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "ALS": {"embedding_size": 2, "reg": 1.0},
+        "MF-BCE": {"epochs": 300, "reg": 0.05},
         "NGCF": {"learning_rate": 0.005},
         "NeuMF": {"epochs": 20},
         "NuclearNorm": {"reg": 1.0},

@@ -1,0 +1,308 @@
+"""LightGCN compiled: averaging the layers, clean training, and fine-tuning in the space of what moves.
+
+The mean of the layers is a linear and symmetric map `C` of layer 0. Fine-tuning moves few rows `M` of it and
+looks at few rows `S` of the result, so it needs `C[S, M]` alone, a small matrix that is found once per poison
+set; each step is then two small products instead of six passes over the graph.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recattack_gym.victims.graph import InteractionGraph
+from recattack_gym.victims.graph_kernel import GraphArrays, add_neighbours, graph_arrays
+from recattack_gym.victims.kernels import adam_rows, compiled
+
+
+class Workspace(NamedTuple):
+    """Buffers of clean training, all of shape `(n_nodes, d)`.
+
+    Attributes:
+        final: What nodes are scored by.
+        final_gradient: Of the loss by `final`; zero between steps.
+        gradient: Of the loss by the embeddings; zero between steps.
+        first: First moment of Adam.
+        second: Second moment of Adam.
+        layer: One layer of propagation.
+        next_layer: The next one.
+    """
+
+    final: NDArray[np.float32]
+    final_gradient: NDArray[np.float32]
+    gradient: NDArray[np.float32]
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+    layer: NDArray[np.float32]
+    next_layer: NDArray[np.float32]
+
+
+def make_workspace(n_nodes: int, size: int) -> Workspace:
+    """Return zeros."""
+    return Workspace(*(np.zeros((n_nodes, size), dtype=np.float32) for _ in Workspace._fields))
+
+
+class Trainer:
+    """Clean training in place, one call per epoch.
+
+    Args:
+        embeddings: Layer 0, shape `(n_nodes, d)`; changed.
+        graph: What to propagate over.
+        n_layers: Rounds of propagation.
+    """
+
+    def __init__(
+        self, embeddings: NDArray[np.float32], graph: InteractionGraph, n_layers: int
+    ) -> None:
+        self._embeddings, self._graph, self._n_layers = embeddings, graph, n_layers
+        self._work = make_workspace(*embeddings.shape)
+        self._steps = 0
+
+    def train(
+        self,
+        users: NDArray[np.int32] | NDArray[np.int64],
+        items: NDArray[np.int32] | NDArray[np.int64],
+        negatives: NDArray[np.int32] | NDArray[np.int64],
+        batch_indptr: NDArray[np.int64],
+        learning_rate: float,
+        *,
+        reg: float,
+    ) -> None:
+        """Take one Adam step per batch; see the kernel of the same name."""
+        train(
+            self._embeddings,
+            graph_arrays(self._graph),
+            self._n_layers,
+            np.ascontiguousarray(users, dtype=np.int32),
+            np.ascontiguousarray(items, dtype=np.int32),
+            np.ascontiguousarray(negatives, dtype=np.int32),
+            batch_indptr,
+            self._graph.n_items,
+            learning_rate,
+            reg,
+            self._steps,
+            self._work,
+        )
+        self._steps += len(batch_indptr) - 1
+
+
+def mean_of_layers(
+    graph: InteractionGraph, n_layers: int, rows: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the mean of layers 0 to `n_layers` above layer 0 `rows`; shape `(n_nodes, d)`."""
+    mean, layer, next_layer = (np.empty_like(rows) for _ in range(3))
+    everyone = np.arange(len(rows), dtype=np.int32)
+    average_layers(graph_arrays(graph), n_layers, everyone, rows, layer, next_layer, mean)
+    return mean
+
+
+@compiled
+def average_layers(
+    graph: GraphArrays,
+    n_layers: int,
+    needed: NDArray[np.int32],
+    rows: NDArray[np.float32],
+    layer: NDArray[np.float32],
+    next_layer: NDArray[np.float32],
+    mean: NDArray[np.float32],
+) -> None:
+    """Write the mean of layers 0 to `n_layers` (He et al., SIGIR 2020, Eqs. 7 and 8).
+
+    The operator is symmetric, so this is its own backward.
+
+    Args:
+        graph: `A` and `D^-1/2`.
+        n_layers: Rounds of propagation.
+        needed: The nodes whose mean is wanted; distinct.
+        rows: Layer 0, shape `(n_nodes, d)`.
+        layer: Scratch of the same shape, as the next one.
+        next_layer: Scratch.
+        mean: Written, shape `(n_nodes, d)`; right at `needed`.
+    """
+    everyone = np.arange(len(rows)).astype(np.int32)
+    flat, total = rows.reshape(-1), mean.reshape(-1)
+    for x in range(len(flat)):
+        total[x] = flat[x]
+    below, above = rows, layer
+    for step in range(n_layers):
+        above[:] = np.float32(0.0)
+        add_neighbours(graph, needed if step == n_layers - 1 else everyone, below, above)
+        added = above.reshape(-1)
+        for x in range(len(added)):
+            total[x] += added[x]
+        below = above
+        above = next_layer if step % 2 == 0 else layer
+    share = np.float32(1.0 / (n_layers + 1))
+    for x in range(len(total)):
+        total[x] *= share
+
+
+@compiled
+def train(
+    embeddings: NDArray[np.float32],
+    graph: GraphArrays,
+    n_layers: int,
+    users: NDArray[np.int32],
+    items: NDArray[np.int32],
+    negatives: NDArray[np.int32],
+    batch_indptr: NDArray[np.int64],
+    n_items: int,
+    learning_rate: float,
+    reg: float,
+    first_step: int,
+    work: Workspace,
+) -> None:
+    """Take one Adam step per batch; the compiled twin of `LightGCN._train`.
+
+    Args:
+        embeddings: Layer 0, shape `(n_nodes, d)`; changed.
+        graph: What to propagate over.
+        n_layers: Rounds of propagation.
+        users: User ids, shape `(S,)`.
+        items: Clicked items, shape `(S,)`.
+        negatives: Items that were not clicked, shape `(S,)`.
+        batch_indptr: Batch `b` is `batch_indptr[b]:batch_indptr[b + 1]`.
+        n_items: User `u` is node `n_items + u`.
+        learning_rate: Step size.
+        reg: L2 penalty on layer 0 of each example's three nodes.
+        first_step: Steps taken before with the same moments.
+        work: Buffers.
+    """
+    everyone = np.arange(len(embeddings)).astype(np.int32)
+    for b in range(len(batch_indptr) - 1):
+        start, end = batch_indptr[b], batch_indptr[b + 1]
+        average_layers(
+            graph, n_layers, everyone, embeddings, work.layer, work.next_layer, work.final
+        )
+        share = np.float32(1.0 / (end - start))
+        decay = np.float32(reg) * share
+        for s in range(start, end):
+            u, i, j = n_items + users[s], items[s], negatives[s]
+            add_pair(work.final, u, i, j, share, work.final_gradient)
+        average_layers(
+            graph,
+            n_layers,
+            everyone,
+            work.final_gradient,
+            work.layer,
+            work.next_layer,
+            work.gradient,
+        )
+        work.final_gradient[:] = np.float32(0.0)
+        for s in range(start, end):
+            for node in (np.int64(n_items + users[s]), np.int64(items[s]), np.int64(negatives[s])):
+                row, slope = embeddings[node], work.gradient[node]
+                for d in range(len(row)):
+                    slope[d] += decay * row[d]
+        adam_rows(
+            embeddings.reshape(-1),
+            work.gradient.reshape(-1),
+            work.first.reshape(-1),
+            work.second.reshape(-1),
+            embeddings.size,
+            learning_rate,
+            first_step + b + 1,
+        )
+
+
+@compiled
+def add_pair(
+    final: NDArray[np.float32],
+    u: int,
+    i: int,
+    j: int,
+    share: np.float32,
+    gradient: NDArray[np.float32],
+) -> None:
+    """Add the gradient of `share * softplus(x_uj - x_ui)` at rows u, i and j."""
+    user, item, other = final[u], final[i], final[j]
+    to_user, to_item, to_other = gradient[u], gradient[i], gradient[j]
+    margin = np.float32(0.0)
+    for d in range(len(user)):
+        margin += user[d] * (item[d] - other[d])
+    slope = -share / (np.float32(1.0) + np.exp(margin))
+    for d in range(len(user)):
+        to_user[d] += slope * (item[d] - other[d])
+    for d in range(len(user)):
+        to_item[d] += slope * user[d]
+    for d in range(len(user)):
+        to_other[d] -= slope * user[d]
+
+
+class Moving(NamedTuple):
+    """What fine-tuning moves, and what it looks at; m nodes of the first kind, s of the second.
+
+    Attributes:
+        start: Layer 0 before, shape `(m, d)`.
+        share: What moves are scaled by, shape `(m,)`.
+        base: Final embeddings before, shape `(s, d)`.
+        columns: How these depend on layer 0, shape `(s, m)`.
+        place: Which of the m each of the s is, or -1; shape `(s,)`.
+    """
+
+    start: NDArray[np.float32]
+    share: NDArray[np.float32]
+    base: NDArray[np.float32]
+    columns: NDArray[np.float32]
+    place: NDArray[np.int64]
+
+
+@compiled
+def finetune(
+    moving: Moving,
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    negatives: NDArray[np.int64],
+    batch_indptr: NDArray[np.int64],
+    learning_rate: float,
+    reg: float,
+    moves: NDArray[np.float32],
+) -> None:
+    """Take one step per batch of a fresh Adam; the compiled twin of `LightGCN._finetune`.
+
+    Args:
+        moving: What moves.
+        users: Which of the s nodes each example's user is, shape `(S,)`.
+        items: Likewise the clicked item.
+        negatives: Likewise the other item.
+        batch_indptr: Batch `b` is `batch_indptr[b]:batch_indptr[b + 1]`.
+        learning_rate: Step size.
+        reg: L2 penalty on layer 0 of each example's three nodes.
+        moves: Written, shape `(m, d)`: what is added to layer 0.
+    """
+    m, size = moves.shape
+    raw, gradient = np.zeros_like(moves), np.zeros_like(moves)
+    first, second = np.zeros_like(moves), np.zeros_like(moves)
+    final, final_gradient = np.empty_like(moving.base), np.empty_like(moving.base)
+    moves[:] = np.float32(0.0)
+    for b in range(len(batch_indptr) - 1):
+        start, end = batch_indptr[b], batch_indptr[b + 1]
+        np.dot(moving.columns, moves, final)
+        final += moving.base
+        final_gradient[:] = np.float32(0.0)
+        share = np.float32(1.0 / (end - start))
+        decay = np.float32(reg) * share
+        for s in range(start, end):
+            add_pair(final, users[s], items[s], negatives[s], share, final_gradient)
+        np.dot(moving.columns.T, final_gradient, gradient)
+        for s in range(start, end):
+            for node in (users[s], items[s], negatives[s]):
+                p = moving.place[node]
+                if p >= 0:
+                    for d in range(size):
+                        gradient[p, d] += decay * (moving.start[p, d] + moves[p, d])
+        for p in range(m):
+            for d in range(size):
+                gradient[p, d] *= moving.share[p]
+        adam_rows(
+            raw.reshape(-1),
+            gradient.reshape(-1),
+            first.reshape(-1),
+            second.reshape(-1),
+            raw.size,
+            learning_rate,
+            b + 1,
+        )
+        for p in range(m):
+            for d in range(size):
+                moves[p, d] = moving.share[p] * raw[p, d]

@@ -1,0 +1,193 @@
+"""MF-BCE: a step by hand, kernels against autograd, and the compiled engine against the plain path."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from recattack_gym.core import ArgumentError, Interactions
+from recattack_gym.datasets import load
+from recattack_gym.victims import MFBCE, CandidateLists
+from recattack_gym.victims.factors import Factors
+from recattack_gym.victims.mf_bce_engine import LogisticEngine
+from recattack_gym.victims.mf_bce_kernel import fit_bce, train_logits
+
+N_NEW = 4
+LIVELY: dict[str, object] = {"epochs": 3, "finetune_epochs": 3, "finetune_learning_rate": 0.03}
+
+MakeLists = Callable[..., CandidateLists]
+
+
+@pytest.fixture(scope="module")
+def wide_log() -> Interactions:
+    """Return 70 users and 400 items, more than the engine keeps in clean order, and new items."""
+    rng = np.random.default_rng(2)
+    users = np.repeat(np.arange(70), rng.integers(1, 30, 70))
+    weights = 1.0 / np.arange(1, 401)
+    items = rng.choice(400, len(users), p=weights / weights.sum())
+    return Interactions(users, items, n_users=70, n_items=400 + N_NEW)
+
+
+def fitted(log: Interactions, **settings: object) -> MFBCE:
+    victim = MFBCE({**LIVELY, **settings})
+    return victim.fit(log, np.random.default_rng(0), n_new_items=N_NEW)
+
+
+def attacks(log: Interactions, n: int, t: int) -> NDArray[np.int64]:
+    """Return random clicks, popular items, one target, all targets, and mixtures; `(6, n, t)`."""
+    rng = np.random.default_rng(0)
+    shape = (n, t)
+    targets = np.arange(log.n_items - N_NEW, log.n_items)
+    popular = np.argsort(-log.item_popularity, kind="stable")[:20]
+    mixed = np.where(
+        rng.random(shape) < 0.5, rng.choice(targets, shape), rng.choice(popular, shape)
+    )
+    return np.stack(
+        [
+            rng.integers(0, log.n_items - N_NEW, shape),
+            rng.choice(popular, shape),
+            np.full(shape, targets[1]),
+            rng.choice(targets, shape),
+            mixed,
+            np.full(shape, popular[0]),
+        ]
+    )
+
+
+def test_one_click_and_its_negative_by_hand() -> None:
+    # User 0 has clicked item 0 of two, d = 1: p = 1, q = (2, -1), b = (0, 1), rate 0.1, penalty 0.5.
+    # Click: error 1 - s(2); p = 1 + .1 (error 2 - .5), q0 = 2 + .1 (error - 1), b0 = .1 error.
+    # Negative, with that p: error -s(1 - p); p, q1 and b1 likewise.
+    log = Interactions(np.array([0]), np.array([0]), n_users=1, n_items=2)
+    factors = Factors(
+        np.array([[1]], dtype=np.float32),
+        np.array([[2], [-1]], dtype=np.float32),
+        np.array([0, 1], dtype=np.float32),
+    )
+    fit_bce(
+        factors,
+        log,
+        n_negative_items=2,
+        n_negatives=1,
+        popular_negatives=0.0,
+        epochs=1,
+        learning_rate=0.1,
+        reg=0.5,
+        seed=0,
+    )
+    error = 1 - 1 / (1 + math.exp(-2))
+    p, q0, b0 = 1 + 0.1 * (error * 2 - 0.5), 2 + 0.1 * (error - 1), 0.1 * error
+    error = -1 / (1 + math.exp(-(1 - p)))
+    q1, b1 = -1 + 0.1 * (error * p + 0.5), 1 + 0.1 * (error - 0.5)
+    p += 0.1 * (-error - 0.5 * p)
+    np.testing.assert_allclose(factors.users, [[p]], rtol=1e-5)
+    np.testing.assert_allclose(factors.items, [[q0], [q1]], rtol=1e-5)
+    np.testing.assert_allclose(factors.bias, [b0, b1], rtol=1e-5)
+
+
+def test_a_step_of_fine_tuning_follows_the_gradient_of_the_log_loss() -> None:
+    rng = np.random.default_rng(1)
+    users, items = (rng.standard_normal((n, 6)).astype(np.float32) for n in (4, 7))
+    bias = rng.standard_normal(7).astype(np.float32)
+    share = rng.random(7).astype(np.float32)
+    share[2] = 0.0
+    user_rows = rng.integers(0, 4, 9).astype(np.int32)
+    item_rows = rng.integers(0, 7, (9, 3)).astype(np.int32)
+    tensors = [torch.tensor(x, requires_grad=True) for x in (users, items, bias)]
+    p = tensors[0][user_rows.astype(np.int64)][:, None]
+    q = tensors[1][item_rows.astype(np.int64)]
+    b = tensors[2][item_rows.astype(np.int64)]
+    logit = (p * q).sum(dim=2) + b
+    likelihood = torch.nn.functional.logsigmoid(torch.cat([logit[:, :1], -logit[:, 1:]], dim=1))
+    penalty = ((p**2).sum(dim=2) + (q**2).sum(dim=2) + b**2).sum()
+    loss = 0.15 * penalty - likelihood.sum()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+    expected: list[NDArray[np.float32]] = []
+    scales: list[NDArray[np.float32]] = [np.ones((4, 1), dtype=np.float32), share[:, None], share]
+    for tensor, scale in zip(tensors, scales, strict=True):
+        assert tensor.grad is not None
+        expected.append(tensor.detach().numpy() - np.float32(0.05) * scale * tensor.grad.numpy())
+    gradients = [np.zeros_like(x) for x in (users, items, bias)]
+    train_logits(
+        users, items, bias, share, user_rows, item_rows, np.array([0, 9]), 0.05, 0.3, *gradients
+    )
+    for found, wanted in zip((users, items, bias), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"embedding_size": 5, "finetune_batch_size": 7, "n_negatives": 1},
+        {"embedding_size": 1, "finetune_epochs": 1},
+        {"finetune_replay": 0.0},
+        {"finetune_replay": 3.0, "reg": 0.2},
+        {"new_items_as_negatives": True, "popular_negatives": 0.0},
+        {"finetune_epochs": 0},
+    ],
+    ids=str,
+)
+def test_the_engine_trains_the_factors_that_the_plain_path_trains(
+    settings: dict[str, object], wide_log: Interactions, make_lists: MakeLists
+) -> None:
+    victim = fitted(wide_log, **settings)
+    engine = victim.engine(make_lists(wide_log, [400, 403]))
+    assert isinstance(engine, LogisticEngine)
+    for profile in attacks(wide_log, 3, 6):
+        fast = engine.factors_after(profile, 5).as_state()
+        slow = victim.poisoned(profile, 5, "finetune").state
+        assert sorted(fast) == sorted(slow)
+        for array, expected in slow.items():
+            np.testing.assert_allclose(fast[array], expected, rtol=0, atol=1e-4, err_msg=array)
+
+
+@pytest.mark.parametrize("n_candidates", [30, None], ids=["lists", "catalogue"])
+@pytest.mark.parametrize(("targets", "k"), [([400, 401, 402, 403], 60), ([403, 5, 0], 2)], ids=str)
+def test_exposure_equals_the_plain_path_for_any_budget_on_a_long_catalogue(
+    n_candidates: int | None,
+    targets: list[int],
+    k: int,
+    wide_log: Interactions,
+    make_lists: MakeLists,
+) -> None:
+    victim = fitted(wide_log)
+    lists = make_lists(wide_log, targets, k=k, n_candidates=n_candidates)
+    engine, plain = victim.engine(lists), victim.engine(lists, backend="plain")
+    some_are_shown = False
+    for n, t in ((1, 1), (1, 9), (5, 12)):
+        profiles = attacks(wide_log, n, t)
+        counted = engine.exposure(profiles, 3)
+        np.testing.assert_array_equal(counted, plain.exposure(profiles, 3))
+        some_are_shown |= bool(counted.any())
+    assert some_are_shown
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("n_negatives", 0), ("popular_negatives", 1.5)], ids=str
+)
+def test_settings_out_of_range_are_refused(setting: str, value: object) -> None:
+    with pytest.raises(ArgumentError, match=setting):
+        MFBCE({setting: value})
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_the_engine_equals_the_plain_path_on_real_data() -> None:
+    original = load("ml-100k").log
+    log = original.with_catalogue(original.n_items + N_NEW)
+    victim = MFBCE({"epochs": 5, "finetune_epochs": 5})
+    victim.fit(log, np.random.default_rng(0), n_new_items=N_NEW)
+    rng = np.random.default_rng(4)
+    items = np.stack([rng.choice(original.n_items, 150, replace=False) for _ in range(log.n_users)])
+    seen = log.has(np.arange(log.n_users)[:, None], items)
+    width = min(92, int((~seen).sum(axis=1).min()))
+    items = np.take_along_axis(items, np.argsort(seen, axis=1, kind="stable")[:, :width], axis=1)
+    lists = CandidateLists(log, items, np.arange(original.n_items, log.n_items), 10)
+    engine, plain = victim.engine(lists), victim.engine(lists, backend="plain")
+    profiles = attacks(log, 20, 20)
+    np.testing.assert_array_equal(engine.exposure(profiles, 8), plain.exposure(profiles, 8))
