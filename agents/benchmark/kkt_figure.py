@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -54,7 +55,7 @@ def draw_sizes(
             axes.tick_params(labelsize=7)
             axes.grid(alpha=0.3)
     figure.supxlabel("fake users, % of genuine ones", fontsize=10)
-    marks = {}
+    marks: dict[str, Artist] = {}
     for axes in panels.ravel():
         handles, labels = axes.get_legend_handles_labels()
         marks |= dict(zip(labels, handles, strict=True))

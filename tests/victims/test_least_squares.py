@@ -196,7 +196,11 @@ def test_fake_users_of_a_matrix_are_those_of_a_log() -> None:
 def test_training_on_ratings_differs_from_training_on_clicks(small_log: Interactions) -> None:
     rng = np.random.default_rng(0)
     rated = Interactions(
-        small_log.user_ids, small_log.item_ids, 30, 27, ratings=rng.integers(1, 6, len(small_log))
+        small_log.user_ids,
+        small_log.item_ids,
+        30,
+        27,
+        ratings=rng.integers(1, 6, len(small_log)) * 1.0,
     )
     for kind in (ALS, NuclearNorm):
         ours = kind({"reg": 1.0}).fit(rated, np.random.default_rng(0))

@@ -27,7 +27,7 @@ def threshold(z: NDArray[np.float64], reg: float) -> NDArray[np.float64]:
 def soft_impute(matrix: RatingMatrix, reg: float) -> NDArray[np.float64]:
     known = matrix.sparse(np.ones(len(matrix.ratings))).toarray() > 0
     given = matrix.sparse(matrix.ratings).toarray()
-    x = np.zeros_like(given)
+    x: NDArray[np.float64] = np.zeros_like(given)
     for _ in range(20_000):
         moved = threshold(np.where(known, given, x), reg)
         change, x = np.abs(moved - x).max(), moved
@@ -78,7 +78,7 @@ def test_where_training_starts_does_not_matter() -> None:
 
 def test_a_penalty_above_the_largest_singular_value_leaves_nothing() -> None:
     matrix = low_rank_matrix(30, 22)
-    largest = np.linalg.norm(matrix.sparse(matrix.ratings).toarray(), 2)
+    largest = float(np.linalg.norm(matrix.sparse(matrix.ratings).toarray(), 2))
     assert not solved(matrix, reg=1.01 * largest).any()
     assert np.linalg.matrix_rank(solved(matrix, reg=0.99 * largest)) == 1
 
