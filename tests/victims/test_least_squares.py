@@ -200,7 +200,7 @@ def test_training_on_ratings_differs_from_training_on_clicks(small_log: Interact
         small_log.item_ids,
         30,
         27,
-        ratings=rng.integers(1, 6, len(small_log)) * 1.0,
+        ratings=rng.integers(1, 6, len(small_log)).astype(np.float64),
     )
     for kind in (ALS, NuclearNorm):
         ours = kind({"reg": 1.0}).fit(rated, np.random.default_rng(0))
