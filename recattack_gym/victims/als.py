@@ -38,7 +38,8 @@ class ALS(RatingVictim):
     Differs from the paper: its equations print twice the penalty, its optimality conditions (section 4.1),
     which everything else rests on, are those of the function above; one `reg` for users and items (only their
     product matters to the predictions); alternation is followed by Newton steps, which reach the same kind of
-    point to any accuracy; ranks items, and takes clicks for top ratings where there are no ratings.
+    point to any accuracy; ranks items, and where there are no ratings, takes clicks for
+    top ratings and as many unclicked items for lowest ones.
     """
 
     name = "ALS"

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
+from recattack_gym.core.random import counter_integers
 from recattack_gym.victims.least_squares_kernel import (
     couple_to_items,
     prediction_errors,
@@ -23,6 +24,7 @@ from recattack_gym.victims.least_squares_kernel import (
     solve_all_factored,
     solve_rows,
 )
+from recattack_gym.victims.schedule import NEGATIVE
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -60,13 +62,22 @@ class RatingMatrix:
         self.raters = user_ids[self.by_item]
 
     @classmethod
-    def from_log(cls, log: Interactions) -> "RatingMatrix":
+    def from_log(cls, log: Interactions, negatives: "Negatives | None" = None) -> "RatingMatrix":
         """Read a log: the last event of a (user, item) pair counts, a click is the top rating.
 
         Ratings are shifted linearly so that the smallest of the log becomes -2 and the largest +2. A log
         without ratings, or with one value only, is all +2.
+
+        Args:
+            log: What to read.
+            negatives: Pairs to add at -2 to a log without ratings; one with ratings stays as it is.
         """
-        triples = _last_of_each_pair(log.user_ids, log.item_ids, shifted(log), log.n_items)
+        users, items, ratings = log.user_ids, log.item_ids, shifted(log)
+        if negatives is not None and log.ratings is None:
+            others, unclicked = negatives.of(log)
+            users, items = np.concatenate([users, others]), np.concatenate([items, unclicked])
+            ratings = np.concatenate([ratings, np.full(len(others), -TOP)])
+        triples = _last_of_each_pair(users, items, ratings, log.n_items)
         return cls(*triples, log.n_users, log.n_items)
 
     def with_fake_users(
@@ -103,14 +114,44 @@ class RatingMatrix:
         return csr_array((values, self.item_ids, self.indptr), shape=(self.n_users, self.n_items))
 
 
-_matrices: "WeakKeyDictionary[Interactions, RatingMatrix]" = WeakKeyDictionary()
+@dataclass(frozen=True, slots=True)
+class Negatives:
+    """What users of a log without ratings did not click, drawn event by event.
+
+    Draws depend on the seed and on the number of the event alone, so that those of genuine users stay what
+    they are when fake users follow.
+    """
+
+    seed: int
+    """In `[0, 2**63)`."""
+    per_click: int
+    """Draws per event; those that fall on an item that the user clicked are left out."""
+    below: int
+    """Items that may be drawn are `[0, below)`."""
+    first_event: int = 0
+    """The number of the log's first event, of fake users that of all events before them."""
+
+    def of(self, log: Interactions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return users and items, each of shape `(n_pairs,)`; a pair may occur twice."""
+        draws = np.arange(len(log) * self.per_click) + self.first_event * self.per_click
+        items = counter_integers(self.seed, NEGATIVE, draws, self.below)
+        users = np.repeat(log.user_ids, self.per_click)
+        is_unclicked = ~log.has(users, items)
+        return users[is_unclicked], items[is_unclicked]
 
 
-def matrix_of(log: Interactions) -> RatingMatrix:
-    """Return `RatingMatrix.from_log(log)`, made once per log object."""
-    if log not in _matrices:
-        _matrices[log] = RatingMatrix.from_log(log)
-    return _matrices[log]
+_matrices: "WeakKeyDictionary[Interactions, dict[Negatives | None, RatingMatrix]]" = (
+    WeakKeyDictionary()
+)
+
+
+def matrix_of(log: Interactions, negatives: Negatives | None = None) -> RatingMatrix:
+    """Return `RatingMatrix.from_log(log, negatives)`, made once per log object and its last negatives."""
+    made = _matrices.setdefault(log, {})
+    if negatives not in made:
+        made.clear()
+        made[negatives] = RatingMatrix.from_log(log, negatives)
+    return made[negatives]
 
 
 def _last_of_each_pair(

@@ -39,7 +39,8 @@ class NuclearNorm(RatingVictim):
 
     Differs from the paper: the solution is found through its factors (`nuclear.complete`) with truncated
     decompositions of the sparse residual, where soft-impute would decompose a full matrix hundreds of times;
-    ranks items, and takes clicks for top ratings where there are no ratings.
+    ranks items, and where there are no ratings, takes clicks for
+    top ratings and as many unclicked items for lowest ones.
     """
 
     name = "NuclearNorm"

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.checks import as_count, as_real
+from recattack_gym.core.errors import ArgumentError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import draw_seed
 from recattack_gym.victims.base import State, Victim, VictimConfig, state_array
 from recattack_gym.victims.factors import Factors
-from recattack_gym.victims.least_squares import TOP, Linearised, RatingMatrix, matrix_of
+from recattack_gym.victims.least_squares import Linearised, Negatives, RatingMatrix, matrix_of
 from recattack_gym.victims.least_squares_kernel import solve_rows
 
 logger = logging.getLogger(__name__)
@@ -31,19 +32,33 @@ class RatingConfig(VictimConfig):
     """Most Newton steps of training; more are warned of, not an error."""
     finetune_sweeps: int = 3
     """Block solves of fake users and of clicked items in fine-tuning."""
+    negatives_per_click: int = 1
+    """Unclicked items per click that a log without ratings is completed with, each rated -2.
+
+    Where every rating is +2 there is nothing to tell apart: with 0 items rank by how many rate them, and no
+    attack on the synthetic log has any RecNum.
+    """
+    new_items_as_negatives: bool = False
+    """Whether they may be new items, such as new targets."""
 
     def __post_init__(self) -> None:
         as_real("reg", self.reg, above=0.0)
         as_real("tolerance", self.tolerance, above=0.0)
         as_count("max_steps", self.max_steps)
         as_count("finetune_sweeps", self.finetune_sweeps)
+        as_count("negatives_per_click", self.negatives_per_click, at_least=0)
+        if not isinstance(self.new_items_as_negatives, bool):
+            raise ArgumentError(
+                f"new_items_as_negatives must be True or False, got {self.new_items_as_negatives!r}"
+            )
 
 
 class RatingVictim(Victim):
     """Predicts `u_i . v_j` from ratings on [-2, 2] and ranks by it.
 
-    A rated log is shifted linearly, its smallest rating to -2 and its largest to +2; a click of a log
-    without ratings is a rating of +2. If a user rates an item more than once the last rating counts.
+    A rated log is shifted linearly, its smallest rating to -2 and its largest to +2. If a user rates an item
+    more than once the last rating counts. A click of a log without ratings is a rating of +2, and as many
+    items that the user did not click (`negatives_per_click`) are rated -2.
 
     Fine-tuning solves, in turn, for the rows of the fake users and for those of the items that they
     clicked (between all raters, genuine ones too), `finetune_sweeps` times from the clean solution; genuine
@@ -85,7 +100,7 @@ class RatingVictim(Victim):
     def _fit(self, log: Interactions, rng: np.random.Generator) -> None:
         # A generator of its own for the items, so that nothing depends on the users that follow
         items = self.start(log.n_items, np.random.default_rng(draw_seed(rng)))
-        point = self.solve(matrix_of(log), items)
+        point = self.solve(matrix_of(log, self._negatives(0)), items)
         if point.kkt_residual > self.config.tolerance:
             logger.warning(
                 "%s stopped after max_steps = %d with a KKT residual of %.2g, above tolerance = %g",
@@ -93,12 +108,21 @@ class RatingVictim(Victim):
             )  # fmt: skip
         self._take(point.users, point.items)
 
+    def _negatives(self, first_event: int) -> Negatives | None:
+        """Return what to add to events that start with number `first_event`, if they are clicks."""
+        config = self.config
+        if config.negatives_per_click == 0:
+            return None
+        n_items = self.log.n_items - (0 if config.new_items_as_negatives else self.n_new_items)
+        return Negatives(self._fit_seed, config.negatives_per_click, n_items, first_event)
+
     def _finetune(self, log: Interactions, profile: NDArray[np.int64], seed: int) -> None:
         del seed  # solves are not random
-        clean = matrix_of(log)
-        nobody = np.zeros(0, dtype=np.int64)
-        empty = RatingMatrix(nobody, nobody, np.zeros(0), 0, log.n_items)
-        fakes = empty.with_fake_users(profile, np.full(profile.shape, TOP))
+        clean = matrix_of(log, self._negatives(0))
+        owners = np.repeat(np.arange(len(profile)), profile.shape[1])
+        clicks = Interactions(owners, profile.ravel(), len(profile), log.n_items)
+        added = self._negatives(len(log)) if log.ratings is None else None
+        fakes = RatingMatrix.from_log(clicks, added)
         clicked = np.unique(profile)
         raters = _raters_of(clean, fakes, clicked)
         n_fake_users, k = len(profile), self._items.shape[1]

@@ -15,7 +15,7 @@ N_NEW = 3
 """New items at the end of the small log's catalogue."""
 
 QUICK: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {"ALS": {"reg": 0.5}, "NuclearNorm": {"reg": 1.0}}
+    {"ALS": {"reg": 0.5}, "NuclearNorm": {"reg": 8.0}}
 )
 """Settings that keep a victim's mechanics quick, by victim name, over the default below."""
 
@@ -32,11 +32,11 @@ QUICK_GRADIENT: Mapping[str, object] = MappingProxyType(
 
 LEARNING: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
-        "ALS": {"embedding_size": 2, "reg": 1.0},
+        "ALS": {"embedding_size": 2, "reg": 8.0},
         "MF-BCE": {"epochs": 300, "reg": 0.05},
         "NGCF": {"learning_rate": 0.005},
         "NeuMF": {"epochs": 20},
-        "NuclearNorm": {"reg": 1.0},
+        "NuclearNorm": {"reg": 8.0},
         "PMF": {"epochs": 300, "reg": 0.1},
     }
 )

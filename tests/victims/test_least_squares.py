@@ -1,6 +1,7 @@
 """The shared solver of ALS and NuclearNorm against loops that anyone can check."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,13 @@ from numpy.typing import NDArray
 
 from recattack_gym.core import ArgumentError, Interactions
 from recattack_gym.victims import ALS, NuclearNorm
-from recattack_gym.victims.least_squares import Linearised, RatingMatrix, minimise, shifted
+from recattack_gym.victims.least_squares import (
+    Linearised,
+    Negatives,
+    RatingMatrix,
+    minimise,
+    shifted,
+)
 
 REG = 0.7
 
@@ -182,6 +189,40 @@ def test_the_scales_ends_become_minus_and_plus_two_and_the_last_rating_counts() 
     assert {r for _, _, r in entries(RatingMatrix.from_log(clicks))} == {2.0}
 
 
+def test_clicks_are_set_beside_what_was_not_clicked(small_log: Interactions) -> None:
+    matrix = RatingMatrix.from_log(small_log, Negatives(5, 2, 24))
+    clicked = {
+        (int(u), int(i)) for u, i in zip(small_log.user_ids, small_log.item_ids, strict=True)
+    }
+    assert {(u, i) for u, i, r in entries(matrix) if r == 2.0} == clicked
+    negatives = {(u, i) for u, i, r in entries(matrix) if r == -2.0}
+    assert len(clicked) < len(negatives) <= 2 * len(small_log)  # few fall on clicked ones, or twice
+    assert len(entries(matrix)) == len(clicked) + len(negatives)
+    assert max(i for _, i in negatives) < 24
+
+
+def test_negatives_of_genuine_users_stay_when_fake_ones_follow(small_log: Interactions) -> None:
+    clicks = np.array([[3, 1, 2, 26]])
+    whole = RatingMatrix.from_log(small_log.with_fake_users(clicks), Negatives(5, 1, 24))
+    clean = RatingMatrix.from_log(small_log, Negatives(5, 1, 24))
+    assert entries(whole)[: len(entries(clean))] == entries(clean)
+    alone = Interactions(np.zeros(4, dtype=np.int64), clicks[0], 1, 27)
+    fakes = RatingMatrix.from_log(alone, Negatives(5, 1, 24, first_event=len(small_log)))
+    assert [(u - 30, i, r) for u, i, r in entries(whole)[len(entries(clean)) :]] == entries(fakes)
+
+
+@pytest.mark.parametrize("kind", [ALS, NuclearNorm])
+def test_negatives_are_for_logs_without_ratings(
+    kind: type[ALS | NuclearNorm], small_log: Interactions
+) -> None:
+    rated = replace(small_log, ratings=np.resize([1.0, 2.0, 5.0], len(small_log)))
+    with_and_without = [
+        kind({"reg": 1.0, "negatives_per_click": n}).fit(rated, np.random.default_rng(0))
+        for n in (0, 3)
+    ]
+    np.testing.assert_array_equal(with_and_without[0].items, with_and_without[1].items)
+
+
 def test_fake_users_of_a_matrix_are_those_of_a_log() -> None:
     log = Interactions(
         np.array([0, 0, 1]), np.array([2, 1, 0]), 2, 4, ratings=np.array([1.0, 2.0, 5.0])
@@ -218,7 +259,8 @@ def test_finetuning_is_block_solves_of_fakes_and_clicked_items(
     victim.fit(small_log, np.random.default_rng(0), n_new_items=3)
     profile = np.array([[24, 3, 25, 3], [8, 26, 1, 0]])
     poisoned = victim.poisoned(profile, 0, "finetune")
-    whole = RatingMatrix.from_log(poisoned.log)
+    whole = RatingMatrix.from_log(poisoned.log, poisoned._negatives(0))
+    assert {r for user, _, r in entries(whole) if user >= small_log.n_users} == {-2.0, 2.0}
     items = victim.items.copy()
     users = np.concatenate([victim.users, np.zeros((2, items.shape[1]))])
     clicked = np.unique(profile)
