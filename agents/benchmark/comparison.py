@@ -485,17 +485,23 @@ def claims(rows: Sequence[Row]) -> str:
     shares = _final_shares(rows)
     if shares:
         lines.append(f"- Share of target clicks in poisonrec's last batch (Fig. 5): {shares}.")
-    pairs = [
-        alternation(FakeProfiles.load(row.path.with_suffix(".npz")))
-        for row in rows
-        if (row.cell.entry, row.cell.victim) == ("poisonrec", "CoVisitation")
-        and row.path.with_suffix(".npz").is_file()
-    ]
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        plan_file = row.path.with_suffix(".npz") if row.path.name else Path()
+        if (row.cell.entry, row.cell.victim) == (
+            "poisonrec",
+            "CoVisitation",
+        ) and plan_file.is_file():
+            pairs.setdefault(row.cell.label, []).append(alternation(FakeProfiles.load(plan_file)))
     if pairs:
-        observed, expected = np.mean(pairs, axis=0)
+        shares_by_dataset = ", ".join(
+            f"{dataset} {observed:.0%} ({expected:.0%})"
+            for dataset, values in pairs.items()
+            for observed, expected in [np.mean(values, axis=0)]
+        )
         lines.append(
-            f"- Of consecutive clicks in poisonrec's plans on CoVisitation, {observed:.0%} join a target and "
-            f"another item ({expected:.0%} in random order; paper: it learns to alternate)."
+            "- Share of consecutive clicks in poisonrec's plans on CoVisitation that join a target and another "
+            f"item, in brackets that of a random order (paper: it learns to alternate): {shares_by_dataset}."
         )
     n_old = sum(not row.is_current for row in rows)
     if n_old:

@@ -91,9 +91,12 @@ def draw_beta(rows: Sequence[Row], rmse_goals: Sequence[tuple[int, int]], path: 
         axes.set_ylabel("RMSE" if what == "rmse" else "average rating", color="#0072b2", fontsize=9)
         other = axes.twinx()
         tests = [{**r, **cast(Row, r["mimicry"])} for r in own]
-        for test, dash in (("t_rating", "-"), ("ks", "--")):
+        for test, dash, name in (
+            ("t_rating", "-", "p of paired t (ratings)"),
+            ("ks", "--", "p of Kolmogorov-Smirnov"),
+        ):
             p = np.maximum(_curve(tests, "beta", test)[1], 1e-300)
-            other.plot(places, p, color="#d55e00", marker=".", linestyle=dash, label=test)
+            other.plot(places, p, color="#d55e00", marker=".", linestyle=dash, label=name)
         other.set_yscale("log")
         other.set_ylabel("p", color="#d55e00", fontsize=9)
         other.legend(fontsize=7, frameon=False)

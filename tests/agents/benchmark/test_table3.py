@@ -816,6 +816,21 @@ def test_agreement_is_the_rank_correlation_of_plans_under_both_kinds_of_retraini
     )  # no order under full retraining
 
 
+def test_alternation_is_reported_per_dataset(tmp_path: Path) -> None:
+    def planned(dataset: str, clicks: list[int]) -> Row:
+        path = tmp_path / f"{dataset}.json"
+        plan = FakeProfiles(np.array([clicks]), header={"target_items": [9]})
+        plan.save(path.with_suffix(".npz"))
+        own = row("CoVisitation", "poisonrec", 0, [1, 2])
+        return replace(
+            own, cell=replace(own.cell, dataset=dataset, protocol="poisonrec"), path=path
+        )
+
+    text = claims([planned("steam", [9, 1, 9, 2]), planned("ml-1m", [9, 9, 1, 1])])
+    assert "(paper: it learns to alternate): steam 100% (67%), ml-1m 33% (67%)." in text
+    assert "consecutive" not in claims([row("CoVisitation", "poisonrec", 0, [1, 2])])  # no plan
+
+
 def test_alternation_counts_pairs_of_a_target_and_another_item() -> None:
     clicks = np.array([[9, 1, 9, 2], [1, 1, 9, 9], [3, 3, 3, 3]])
     observed, expected = alternation(FakeProfiles(clicks, header={"target_items": [9]}))
