@@ -500,8 +500,9 @@ def claims(rows: Sequence[Row]) -> str:
             for observed, expected in [np.mean(values, axis=0)]
         )
         lines.append(
-            "- Share of consecutive clicks in poisonrec's plans on CoVisitation that join a target and another "
-            f"item, in brackets that of a random order (paper: it learns to alternate): {shares_by_dataset}."
+            "- Share of consecutive clicks in poisonrec's plans on CoVisitation that join a target and "
+            "another item, in brackets that of a random order (paper: it learns to alternate): "
+            f"{shares_by_dataset}."
         )
     n_old = sum(not row.is_current for row in rows)
     if n_old:
