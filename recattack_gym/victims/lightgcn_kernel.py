@@ -1,9 +1,4 @@
-"""LightGCN compiled: averaging the layers, clean training, and fine-tuning in the space of what moves.
-
-The mean of the layers is a linear and symmetric map `C` of layer 0. Fine-tuning moves few rows `M` of it and
-looks at few rows `S` of the result, so it needs `C[S, M]` alone, a small matrix that is found once per poison
-set; each step is then two small products instead of six passes over the graph.
-"""
+"""LightGCN compiled: averaging the layers, clean training, and fine-tuning of final embeddings."""
 
 from typing import NamedTuple
 
@@ -13,6 +8,7 @@ from numpy.typing import NDArray
 from recattack_gym.victims.graph import InteractionGraph
 from recattack_gym.victims.graph_kernel import GraphArrays, add_neighbours, graph_arrays
 from recattack_gym.victims.kernels import adam_rows, compiled
+from recattack_gym.victims.mf_kernel import _take_step
 
 
 class Workspace(NamedTuple):
@@ -229,80 +225,55 @@ def add_pair(
         to_other[d] -= slope * user[d]
 
 
-class Moving(NamedTuple):
-    """What fine-tuning moves, and what it looks at; m nodes of the first kind, s of the second.
-
-    Attributes:
-        start: Layer 0 before, shape `(m, d)`.
-        share: What moves are scaled by, shape `(m,)`.
-        base: Final embeddings before, shape `(s, d)`.
-        columns: How these depend on layer 0, shape `(s, m)`.
-        place: Which of the m each of the s is, or -1; shape `(s,)`.
-    """
-
-    start: NDArray[np.float32]
-    share: NDArray[np.float32]
-    base: NDArray[np.float32]
-    columns: NDArray[np.float32]
-    place: NDArray[np.int64]
-
-
 @compiled
-def finetune(
-    moving: Moving,
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    negatives: NDArray[np.int64],
+def train_factors(
+    users: NDArray[np.float32],
+    items: NDArray[np.float32],
+    share: NDArray[np.float32],
+    user_rows: NDArray[np.int32],
+    item_rows: NDArray[np.int32],
     batch_indptr: NDArray[np.int64],
     learning_rate: float,
     reg: float,
-    moves: NDArray[np.float32],
+    user_gradient: NDArray[np.float32],
+    item_gradient: NDArray[np.float32],
 ) -> None:
-    """Take one step per batch of a fresh Adam; the compiled twin of `LightGCN._finetune`.
+    """Minimise the BPR loss of final embeddings batch by batch; the twin of `LightGCN._train_final`.
 
     Args:
-        moving: What moves.
-        users: Which of the s nodes each example's user is, shape `(S,)`.
-        items: Likewise the clicked item.
-        negatives: Likewise the other item.
-        batch_indptr: Batch `b` is `batch_indptr[b]:batch_indptr[b + 1]`.
+        users: Shape `(n, d)`; changed, like the next one.
+        items: Shape `(n_items, d)`.
+        share: What an item's steps are scaled by, shape `(n_items,)`.
+        user_rows: Shape `(S,)`: the row of each example's user.
+        item_rows: Shape `(S, 2)`: click, negative.
+        batch_indptr: Shape `(n_batches + 1,)`.
         learning_rate: Step size.
-        reg: L2 penalty on layer 0 of each example's three nodes.
-        moves: Written, shape `(m, d)`: what is added to layer 0.
+        reg: L2 penalty on each example's three rows.
+        user_gradient: Zero, shape of `users`; zero again afterwards, like the next one.
+        item_gradient: Shape of `items`.
     """
-    m, size = moves.shape
-    raw, gradient = np.zeros_like(moves), np.zeros_like(moves)
-    first, second = np.zeros_like(moves), np.zeros_like(moves)
-    final, final_gradient = np.empty_like(moving.base), np.empty_like(moving.base)
-    moves[:] = np.float32(0.0)
-    for b in range(len(batch_indptr) - 1):
-        start, end = batch_indptr[b], batch_indptr[b + 1]
-        np.dot(moving.columns, moves, final)
-        final += moving.base
-        final_gradient[:] = np.float32(0.0)
-        share = np.float32(1.0 / (end - start))
-        decay = np.float32(reg) * share
+    d, zero = users.shape[1], np.float32(0.0)
+    rate, shrink = np.float32(learning_rate), np.float32(reg)
+    for batch in range(len(batch_indptr) - 1):
+        start, end = batch_indptr[batch], batch_indptr[batch + 1]
         for s in range(start, end):
-            add_pair(final, users[s], items[s], negatives[s], share, final_gradient)
-        np.dot(moving.columns.T, final_gradient, gradient)
+            i, j = item_rows[s, 0], item_rows[s, 1]
+            p, q, r = users[user_rows[s]], items[i], items[j]
+            to_p, to_q, to_r = user_gradient[user_rows[s]], item_gradient[i], item_gradient[j]
+            margin = zero
+            for x in range(d):
+                margin += p[x] * (q[x] - r[x])
+            slope = np.float32(1.0) / (np.float32(1.0) + np.exp(margin))
+            for x in range(d):
+                to_p[x] += shrink * p[x] - slope * (q[x] - r[x])
+            if share[i] > zero:
+                for x in range(d):
+                    to_q[x] += shrink * q[x] - slope * p[x]
+            if share[j] > zero:
+                for x in range(d):
+                    to_r[x] += shrink * r[x] + slope * p[x]
         for s in range(start, end):
-            for node in (users[s], items[s], negatives[s]):
-                p = moving.place[node]
-                if p >= 0:
-                    for d in range(size):
-                        gradient[p, d] += decay * (moving.start[p, d] + moves[p, d])
-        for p in range(m):
-            for d in range(size):
-                gradient[p, d] *= moving.share[p]
-        adam_rows(
-            raw.reshape(-1),
-            gradient.reshape(-1),
-            first.reshape(-1),
-            second.reshape(-1),
-            raw.size,
-            learning_rate,
-            b + 1,
-        )
-        for p in range(m):
-            for d in range(size):
-                moves[p, d] = moving.share[p] * raw[p, d]
+            _take_step(users[user_rows[s]], user_gradient[user_rows[s]], rate)
+            for item in item_rows[s]:
+                if share[item] > zero:
+                    _take_step(items[item], item_gradient[item], rate * share[item])

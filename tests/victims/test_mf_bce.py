@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from recattack_gym.core import ArgumentError, Interactions
 from recattack_gym.datasets import load
 from recattack_gym.victims import MFBCE, CandidateLists
+from recattack_gym.victims.epochs import NEGATIVES, visit_order
 from recattack_gym.victims.factors import Factors
+from recattack_gym.victims.kernels import draw_negatives
 from recattack_gym.victims.mf_bce_engine import LogisticEngine
 from recattack_gym.victims.mf_bce_kernel import fit_bce, train_logits
 
@@ -86,6 +88,46 @@ def test_one_click_and_its_negative_by_hand() -> None:
     np.testing.assert_allclose(factors.users, [[p]], rtol=1e-5)
     np.testing.assert_allclose(factors.items, [[q0], [q1]], rtol=1e-5)
     np.testing.assert_allclose(factors.bias, [b0, b1], rtol=1e-5)
+
+
+def test_clean_training_equals_a_loop_over_the_epochs_own_draws(wide_log: Interactions) -> None:
+    # The first negative of a click may be popular, the others are uniform; each epoch draws anew.
+    below = wide_log.n_items - N_NEW
+    rng = np.random.default_rng(3)
+    start = Factors.draw(wide_log, 3, 0.5, rng)
+    p, q, b = (x.astype(np.float64) for x in (start.users, start.items, start.bias))
+    for epoch in range(2):
+        order = visit_order(9, epoch, len(wide_log))
+        of_epoch = (9, NEGATIVES + epoch, below)
+        popular, uniform = (np.empty((len(order), 3), dtype=np.int32) for _ in range(2))
+        for share, drawn in ((0.7, popular), (0.0, uniform)):
+            draw_negatives(
+                order, wide_log.user_ids, wide_log.item_ids, *wide_log.seen, *of_epoch, share, drawn
+            )
+        assert (popular[:, 0] != uniform[:, 0]).mean() > 0.3
+        for place, event in enumerate(order.tolist()):
+            user = int(wide_log.user_ids[event])
+            click = int(wide_log.item_ids[event])
+            negatives = [int(popular[place, 0]), *uniform[place, 1:].tolist()]
+            for item, label in ((click, 1.0), *((negative, 0.0) for negative in negatives)):
+                error = label - 1 / (1 + math.exp(-(p[user] @ q[item] + b[item])))
+                to_p, to_q = error * q[item] - 0.1 * p[user], error * p[user] - 0.1 * q[item]
+                p[user] += 0.05 * to_p
+                q[item] += 0.05 * to_q
+                b[item] += 0.05 * (error - 0.1 * b[item])
+    fit_bce(
+        start,
+        wide_log,
+        n_negative_items=below,
+        n_negatives=3,
+        popular_negatives=0.7,
+        epochs=2,
+        learning_rate=0.05,
+        reg=0.1,
+        seed=9,
+    )
+    for found, wanted in zip((start.users, start.items, start.bias), (p, q, b), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def test_a_step_of_fine_tuning_follows_the_gradient_of_the_log_loss() -> None:
