@@ -68,8 +68,12 @@ class LightGCNConfig(GradientConfig):
     """Passes over the fake clicks in `retrain="finetune"`; this and the step size are those of BPR."""
     finetune_learning_rate: float = 0.05
     """Step size of stochastic gradient descent in fine-tuning."""
-    finetune_replay: float = 1.0
-    """How often a clicked item is a genuine user's negative in fine-tuning; 1 is clean training's rate."""
+    finetune_replay: float = 1.5
+    """How often a clicked item is a genuine user's negative in fine-tuning; 1 is clean training's rate.
+
+    Chosen with `retrain="full"` on 40 attacks on Steam, on a platform that is not reported: Spearman
+    correlation of RecNum and ratio of its sums 0.93 and 1.12 with 1.5, 0.91 and 1.29 with 1.
+    """
     finetune_batch_size: int = 64
     """Examples per step of fine-tuning, whose gradients are summed."""
 
@@ -190,7 +194,10 @@ class LightGCN(Victim):
     def _train_final(
         self, log: Interactions, profile: NDArray[np.int64], seed: int, final: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Train final embeddings on the BPR loss as far as the poison decides them; `(n_nodes, d)`."""
+        """Train final embeddings on the BPR loss as far as the poison decides them; `(n_nodes, d)`.
+
+        The users' last coordinate, which the item bias is multiplied by, is no parameter of BPR and rests.
+        """
         import torch
         from torch.nn.functional import softplus
 
@@ -200,21 +207,22 @@ class LightGCN(Victim):
         user_ids, item_ids, negatives = (
             torch.as_tensor(ids, device=self.device) for ids in schedule.examples(log, profile)
         )
-        items, users = (
-            torch.tensor(rows, device=self.device).requires_grad_()
-            for rows in (final[: log.n_items], final[log.n_items :])
-        )
+        items = torch.tensor(final[: log.n_items], device=self.device).requires_grad_()
+        rows = torch.tensor(final[log.n_items :], device=self.device)
+        users, constant = rows[:, :-1].clone().requires_grad_(), rows[:, -1:]
         optimiser = torch.optim.SGD([users, items], lr=config.finetune_learning_rate)
         for start, end in pairwise(schedule.updates.batch_indptr):
-            p = users[user_ids[start:end]]
+            of_examples = user_ids[start:end]
+            p = torch.cat([users[of_examples], constant[of_examples]], dim=1)
             q, r = items[item_ids[start:end]], items[negatives[start:end, 0]]
             norms = (p**2 + q**2 + r**2).sum()
             loss = softplus(-(p * (q - r)).sum(dim=1)).sum() + 0.5 * config.reg * norms
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
             hold_back(share, items)
             optimiser.step()
-        return torch.cat([items, users]).detach().cpu().numpy()
+        with torch.no_grad():
+            return torch.cat([items, torch.cat([users, constant], dim=1)]).cpu().numpy()
 
     @property
     def _bpr_config(self) -> BPRConfig:

@@ -264,7 +264,7 @@ def train_factors(
             for x in range(d):
                 margin += p[x] * (q[x] - r[x])
             slope = np.float32(1.0) / (np.float32(1.0) + np.exp(margin))
-            for x in range(d):
+            for x in range(d - 1):  # the last one multiplies the item bias
                 to_p[x] += shrink * p[x] - slope * (q[x] - r[x])
             if share[i] > zero:
                 for x in range(d):
