@@ -169,7 +169,8 @@ def test_a_step_of_fine_tuning_follows_the_gradient_of_the_log_loss() -> None:
         {"embedding_size": 1, "finetune_epochs": 1},
         {"finetune_replay": 0.0},
         {"finetune_replay": 3.0, "reg": 0.2},
-        {"new_items_as_negatives": True, "popular_negatives": 0.0},
+        {"new_items_as_negatives": False},
+        {"popular_negatives": 0.0},
         {"finetune_epochs": 0},
     ],
     ids=str,
@@ -186,6 +187,17 @@ def test_the_engine_trains_the_factors_that_the_plain_path_trains(
         assert sorted(fast) == sorted(slow)
         for array, expected in slow.items():
             np.testing.assert_allclose(fast[array], expected, rtol=0, atol=1e-4, err_msg=array)
+
+
+def test_new_items_are_not_shown_before_anyone_has_clicked_them(
+    wide_log: Interactions, make_lists: MakeLists
+) -> None:
+    lists = make_lists(wide_log, [400, 401, 402, 403], k=5, n_candidates=40)
+    shown = [
+        fitted(wide_log, epochs=20, new_items_as_negatives=are_negatives).exposure(lists).sum()
+        for are_negatives in (True, False)
+    ]
+    assert shown[0] < 0.1 * shown[1]
 
 
 @pytest.mark.parametrize("n_candidates", [30, None], ids=["lists", "catalogue"])
