@@ -184,17 +184,18 @@ def lists_of(model: Surrogate, users: NDArray[np.int64], k: int) -> NDArray[np.i
     return model.lists(users, min(k, model.graph.n_items), hidden=model.graph)
 
 
-def strength(victim: Surrogate, task: Task, k: int) -> dict[str, float]:
+def strength(victim: Surrogate, lab_: Lab, task: Task, k: int) -> dict[str, float]:
     """Return how visible the targets are to genuine users, by every definition, each under its name."""
     users = np.arange(victim.graph.n_genuine)
     shown = lists_of(victim, users, k)
     whole = victim.lists(users, min(k, victim.graph.n_items))
     targets = task.target_items
     owns = task.log.has(users[:, None], targets[None, :])
+    owns_anywhere = owns | lab_.validation.has(users[:, None], targets[None, :])
     return {
         "target_recall_at_k": target_recall_at_k(shown, targets, owns),
         "target_recall_at_k_unmasked": target_recall_at_k_unmasked(whole, targets),
         "hit_one_at_k": hit_one_at_k(shown, targets, owns),
-        "target_hr_at_k": target_hr_at_k(shown, targets, owns),
+        "target_hr_at_k": target_hr_at_k(shown, targets, owns_anywhere),
         "target_ndcg_at_k": target_ndcg_at_k(shown, targets, owns),
     }
