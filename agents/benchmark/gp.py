@@ -349,7 +349,7 @@ def run_piece(piece: Piece, folder: Path, n_jobs: int = 1) -> dict[str, object]:
         victim = run_piece(_victim_of(piece), folder)
         result = _similarity(piece, own, np.array(victim["lists"], dtype=np.int64))
     elif piece.kind == "speed":
-        result = measure_speed(own.train, piece.seed)
+        result = measure_speed(own, piece.seed)
     else:
         result = _attack(piece, own)
     result["versions"] = versions()

@@ -100,7 +100,7 @@ def pair_products(
         for edge in range(indptr[user], indptr[user + 1]):
             row = n_users + items[edge]
             left_item, right_item = left[row], right[row]
-            total = left_user[0] * right_item[0] - left_user[0] * right_item[0]
+            total = left.dtype.type(0)
             for x in range(size):
                 total += left_user[x] * right_item[x] + right_user[x] * left_item[x]
             found[edge] = total

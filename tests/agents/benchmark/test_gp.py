@@ -20,6 +20,7 @@ from agents.benchmark.gp_platform import (
     distinct,
     lab,
     mean_ndcg,
+    quality,
     split,
     strength,
     trained_victim,
@@ -82,14 +83,17 @@ def test_ndcg_is_that_of_the_formula() -> None:
     graph = InteractionGraph.of(random_log(12, 9, 40))
     model = Surrogate(graph, SurrogateConfig(embedding_size=4), seed=1)
     wanted = InteractionGraph.of(random_log(12, 9, 30, seed=5))
-    values = []
+    values, is_hit = [], []
     for user in range(12):
         relevant = set(wanted.items[wanted.indptr[user] : wanted.indptr[user + 1]].tolist())
         if relevant:
             shown = gp_platform.lists_of(model, np.array([user]), 4)[0]
             gain = sum(1 / np.log2(p + 2) for p, item in enumerate(shown) if item in relevant)
             values.append(gain / sum(1 / np.log2(p + 2) for p in range(min(4, len(relevant)))))
+            is_hit.append(bool(relevant & set(shown.tolist())))
     assert mean_ndcg(model, wanted, 4) == pytest.approx(np.mean(values))
+    assert quality(model, wanted, 4)[0] == pytest.approx(np.mean(is_hit))
+    assert 0 < np.mean(is_hit) < 1
     assert 0 < np.mean(values) < 1
 
 
@@ -98,14 +102,15 @@ def test_a_victim_ends_at_its_best_epoch_and_learns_from_four_fifths_of_the_fake
     config = SurrogateConfig(embedding_size=8, learning_rate=0.05, batch_size=256)
     profiles = np.tile(np.arange(20, 30), (3, 1))
     victim, fields = trained_victim(
-        own, profiles, config, seed=1, max_epochs=40, patience=10, every=5, k=10
+        own, profiles, config, seed=1, max_epochs=40, patience=10, every=5, k=20
     )
     assert victim.graph.n_users == 63
     assert np.diff(victim.graph.indptr)[60:].tolist() == [8, 8, 8]
     wanted = InteractionGraph.of(own.validation, [np.arange(28, 30)] * 3)
-    assert mean_ndcg(victim, wanted, 10) == pytest.approx(fields["validation_ndcg"])
+    assert np.isin([28, 29], gp_platform.lists_of(victim, np.array([60]), 20)).any()
+    assert mean_ndcg(victim, wanted, 20) == pytest.approx(fields["validation_ndcg"])
     again, _ = trained_victim(
-        own, profiles, config, seed=1, max_epochs=40, patience=10, every=5, k=10
+        own, profiles, config, seed=1, max_epochs=40, patience=10, every=5, k=20
     )
     assert np.array_equal(victim.embeddings, again.embeddings)
     alone, one = trained_victim(own, None, config, seed=1, max_epochs=3, patience=10, every=5, k=10)
@@ -120,6 +125,8 @@ def test_strength_counts_genuine_users_without_their_own_items() -> None:
     model.embeddings[:] = 0.0
     model.embeddings[:31, 0] = 1.0
     model.embeddings[31 + new, 0] = 1.0  # the second target is on top of every list
+    model.embeddings[:15, 1] = -1.0
+    model.embeddings[31, 1] = 0.1  # the first one is on that of half of the users
     validation = Interactions(np.array([2]), np.array([new]), 30, task.log.n_items)
     found = strength(model, Lab(train=task.log, validation=validation), task, 3)
     assert found["hit_one_at_k"] == 1.0
@@ -138,6 +145,7 @@ def test_strength_counts_genuine_users_without_their_own_items() -> None:
     assert len(own_of_two) > 0
     everybody = Interactions(np.arange(30), np.full(30, new), 30, task.log.n_items)
     rest = strength(model, Lab(train=task.log, validation=everybody), task, 3)
+    assert 0 < first < 1
     assert rest["target_hr_at_k"] == pytest.approx(first)
     assert rest["target_recall_at_k"] == found["target_recall_at_k"]
 
@@ -343,7 +351,20 @@ def test_strength_is_in_per_cent_over_seeds() -> None:
 
 
 def test_speed_names_both_sides() -> None:
-    found: Any = measure_speed(random_log(30, 20, 300), 0, repetitions=1)["speed"]
+    own = split(distinct(random_log(30, 20, 300)))
+    found: Any = measure_speed(own, 0, repetitions=1)["speed"]
     plain, passing = (found[f"MF-BCE step of 4096 draws{x}, ms"] for x in ("", " with GP"))
     assert found["ratio with GP, 4096 draws"] == pytest.approx(passing / plain)
     assert found["torch over compiled"] > 0
+    pairs = len(own.train)
+    for side, epoch in (
+        ("MF-BPR", "MF-BPR epoch, s"),
+        ("implicit BPR", "implicit BPR iteration, s"),
+    ):
+        assert found[f"{side}, ns per interaction"] == pytest.approx(1e9 * found[epoch] / pairs)
+        assert (
+            0
+            < found[f"{side}, NDCG@20 after 30 epochs"]
+            <= found[f"{side}, HR@20 after 30 epochs"]
+            <= 1
+        )
