@@ -42,21 +42,15 @@ from recattack_gym.metrics import list_jaccard
 GRADIENT_ATTACKERS = ("dpa2dl", "rapu-r", "pga-implicit", "revadv")
 BASELINES = ("none", "random-sets", "bandwagon-sets")
 """What needs no surrogate: no attack at all, and GP-lab's two rules of thumb."""
-MODELS: Mapping[str, tuple[SurrogateConfig, float]] = MappingProxyType(
+MODELS: Mapping[str, SurrogateConfig] = MappingProxyType(
     {
-        "mf-bpr": (SurrogateConfig(loss="bpr", reg=1e-3, batch_size=1 << 14), 1e-3),
-        "lightgcn-bpr": (
-            SurrogateConfig(model="lightgcn", loss="bpr", reg=1e-5, batch_size=1 << 14),
-            1e-3,
-        ),
-        "mf-bce": (SurrogateConfig(loss="bce", reg=1e-2, batch_size=1 << 12), 1e-3),
-        "lightgcn-bce": (
-            SurrogateConfig(model="lightgcn", loss="bce", reg=1e-3, batch_size=1 << 12),
-            1e-3,
-        ),
+        "mf-bce": SurrogateConfig(loss="bce", reg=1e-2, batch_size=1 << 12),
+        "mf-bpr": SurrogateConfig(loss="bpr", reg=1e-3, batch_size=1 << 14),
+        "lightgcn-bpr": SurrogateConfig(model="lightgcn", loss="bpr", reg=1e-5, batch_size=1 << 14),
+        "lightgcn-bce": SurrogateConfig(model="lightgcn", loss="bce", reg=1e-3, batch_size=1 << 12),
     }
 )
-"""Recommenders, with GP-lab's settings on Gowalla, and the learning rate of a victim."""
+"""Recommenders, with GP-lab's settings on Gowalla."""
 VICTIM = "mf-bce"
 """What attacks are injected into: the surrogate's twin of GP-lab."""
 SMOKE = {
@@ -102,6 +96,11 @@ class Piece:
     """Of the surrogate whose similarity is measured."""
     attack_epochs: int = 0
     """Steps of attackers that descend."""
+    group_size: int = 0
+    """Fake users per retraining of attackers that make them group by group."""
+    batch_size: int = 0
+    """Draws per step of everything that learns from draws; 0 for those of `MODELS`."""
+    victim_learning_rate: float = 0.0
     victim_epochs: int = 0
     patience: int = 0
     k: int = 50
@@ -118,15 +117,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     several("--datasets", ("gowalla", "ml-1m"), str, "logs; of gowalla its 15-core")
     several("--attackers", GRADIENT_ATTACKERS, str, "attackers with surrogates")
-    several("--models", tuple(MODELS), str, "recommenders whose similarity is measured")
-    several("--seeds", (0, 1, 2), int, "targets, surrogates and victims")
+    several(
+        "--models",
+        ("mf-bce", "mf-bpr"),
+        str,
+        f"recommenders whose similarity is measured, of {' '.join(MODELS)}",
+    )
+    several("--seeds", (0,), int, "targets, surrogates and victims")
     several("--similarity-epochs", (1, 5, 10, 50), int, "when JS is measured")
     several("--learning-rates", (0.001, 0.01), float, "of surrogates; each point takes the better")
-    several("--epochs", (1, 2, 4), int, "of a retraining of dpa2dl and rapu-r, without passing")
+    several("--epochs", (1, 4, 8), int, "of a retraining of dpa2dl and rapu-r, without passing")
     several("--gp-epochs", (1,), int, "the same with passing")
-    several("--descent-epochs", (10, 20, 50), int, "of a retraining of the others, without passing")
+    several("--descent-epochs", (10, 50), int, "of a retraining of the others, without passing")
     several("--descent-gp-epochs", (10,), int, "the same with passing")
     parser.add_argument("--attack-epochs", type=int, default=30, help="steps of the others (30)")
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        default=1,
+        help="fake users per retraining of dpa2dl and rapu-r (1)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=0,
+        help="draws per step of surrogates and victims (0: 4,096 of BCE, 16,384 of BPR, as published)",
+    )
+    parser.add_argument(
+        "--victim-learning-rate",
+        type=float,
+        default=0.001,
+        help="of the victims (0.001, as published)",
+    )
     parser.add_argument("--victim-epochs", type=int, default=300, help="longest training (300)")
     parser.add_argument(
         "--patience", type=int, default=30, help="epochs without a better NDCG@k that end it (30)"
@@ -191,7 +213,7 @@ def pieces_of(args: argparse.Namespace) -> list[Piece]:
         if name not in MODELS:
             raise UnknownNameError("model", name, MODELS)
     lists_ = ("similarity_epochs", "epochs", "gp_epochs", "descent_epochs", "descent_gp_epochs")
-    for option in (*lists_, "attack_epochs", "victim_epochs", "patience", "k"):
+    for option in (*lists_, "attack_epochs", "group_size", "victim_epochs", "patience", "k"):
         value = getattr(args, option)
         for each in value if isinstance(value, list) else [value]:
             as_count(f"--{option.replace('_', '-')}", each)
@@ -199,6 +221,8 @@ def pieces_of(args: argparse.Namespace) -> list[Piece]:
         as_count("--seeds", seed, at_least=0)
     for rate in args.learning_rates:
         as_real("--learning-rates", rate, above=0.0)
+    as_real("--victim-learning-rate", args.victim_learning_rate, above=0.0)
+    as_count("--batch-size", args.batch_size, at_least=0)
     if not args.datasets:
         raise ArgumentError("--datasets must name at least one")
     pieces: list[Piece] = []
@@ -209,6 +233,8 @@ def pieces_of(args: argparse.Namespace) -> list[Piece]:
                 dataset=dataset,
                 seed=seed,
                 name=VICTIM,
+                batch_size=args.batch_size,
+                victim_learning_rate=args.victim_learning_rate,
                 victim_epochs=args.victim_epochs,
                 patience=args.patience,
                 k=args.k,
@@ -251,6 +277,7 @@ def _attack_pieces(base: Piece, args: argparse.Namespace) -> list[Piece]:
                     is_passing=is_passing,
                     epochs=(epochs,),
                     attack_epochs=0 if is_group else args.attack_epochs,
+                    group_size=args.group_size if is_group else 0,
                 )
                 for epochs in getattr(args, option)
             ]
@@ -322,7 +349,7 @@ def run_piece(piece: Piece, folder: Path, n_jobs: int = 1) -> dict[str, object]:
         victim = run_piece(_victim_of(piece), folder)
         result = _similarity(piece, own, np.array(victim["lists"], dtype=np.int64))
     elif piece.kind == "speed":
-        result = measure_speed(own.train, piece.seed)
+        result = measure_speed(own, piece.seed)
     else:
         result = _attack(piece, own)
     result["versions"] = versions()
@@ -336,10 +363,16 @@ def _victim_of(piece: Piece) -> Piece:
     )
 
 
-def _config(name: str) -> tuple[SurrogateConfig, SurrogateConfig]:
-    """Return the settings of a surrogate and of its fully trained victim."""
-    surrogate, rate = MODELS[name]
-    return surrogate, replace(surrogate, learning_rate=rate)
+def _surrogate_config(piece: Piece) -> SurrogateConfig:
+    """Return the settings of the model of a piece as a surrogate."""
+    config = MODELS[piece.name]
+    return replace(config, batch_size=piece.batch_size or config.batch_size)
+
+
+def _victim_config(piece: Piece) -> SurrogateConfig:
+    """Return the settings of the victim of a piece: its model's, or what attacks are injected into."""
+    model = replace(piece, name=VICTIM) if piece.kind == "attack" else piece
+    return replace(_surrogate_config(model), learning_rate=piece.victim_learning_rate)
 
 
 def _victim(piece: Piece, own: Lab) -> dict[str, object]:
@@ -347,7 +380,7 @@ def _victim(piece: Piece, own: Lab) -> dict[str, object]:
     victim, fields = trained_victim(
         own,
         None,
-        _config(piece.name)[1],
+        _victim_config(piece),
         seed=_seed(piece, 0),
         max_epochs=piece.victim_epochs,
         patience=piece.patience,
@@ -359,7 +392,7 @@ def _victim(piece: Piece, own: Lab) -> dict[str, object]:
 
 def _similarity(piece: Piece, own: Lab, wanted: NDArray[np.int64]) -> dict[str, object]:
     config = replace(
-        _config(piece.name)[0],
+        _surrogate_config(piece),
         learning_rate=piece.learning_rate,
         passing=GradientPassing() if piece.is_passing else None,
     )
@@ -381,6 +414,10 @@ def make_attacker(piece: Piece) -> SurrogateAttacker:
         "epochs": piece.epochs[0],
         "gradient_passing": piece.is_passing,
     }
+    if piece.group_size:
+        settings["group_size"] = piece.group_size
+        if piece.batch_size:
+            settings["batch_size"] = piece.batch_size
     if piece.attack_epochs:
         settings["attack_epochs"] = piece.attack_epochs
         settings["click_targets"] = False  # as in GP-lab
@@ -393,7 +430,7 @@ def make_attacker(piece: Piece) -> SurrogateAttacker:
 
 def _attack(piece: Piece, own: Lab) -> dict[str, object]:
     task = own.task(piece.seed)
-    rng = np.random.default_rng([_seed(piece, 2), piece.epochs[0] if piece.epochs else 0])
+    rng = np.random.default_rng(_seed(piece, 2))
     fields: dict[str, object] = {"training_seconds": 0.0, "total_seconds": 0.0, "n_retrainings": 0}
     if piece.name == "none":
         profiles = None
@@ -414,7 +451,7 @@ def _attack(piece: Piece, own: Lab) -> dict[str, object]:
     victim, trained = trained_victim(
         own,
         profiles,
-        _config(VICTIM)[1],
+        _victim_config(piece),
         seed=_seed(piece, 3),
         max_epochs=piece.victim_epochs,
         patience=piece.patience,
@@ -423,7 +460,7 @@ def _attack(piece: Piece, own: Lab) -> dict[str, object]:
     return {
         **fields,
         **trained,
-        "strength": strength(victim, task, piece.k),
+        "strength": strength(victim, own, task, piece.k),
         "target_items": task.target_items.tolist(),
         "n_fake_users": task.n_fake_users,
         "profile_size": task.profile_size,

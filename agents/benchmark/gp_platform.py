@@ -165,10 +165,24 @@ def trained_victim(
 
 def mean_ndcg(model: Surrogate, wanted: InteractionGraph, k: int) -> float:
     """Return the mean NDCG@k of users who have something in `wanted`, training items hidden."""
+    return quality(model, wanted, k)[1]
+
+
+def quality(model: Surrogate, wanted: InteractionGraph, k: int) -> tuple[float, float]:
+    """Return how well a model finds what users have in `wanted`, training items hidden.
+
+    Args:
+        model: The recommender.
+        wanted: Held-out items; users who have none do not count.
+        k: Length of the lists.
+
+    Returns:
+        The share of users with such an item in their list, and the mean NDCG@k.
+    """
     sizes = np.diff(wanted.indptr)
     users = np.flatnonzero(sizes)
     if len(users) == 0:
-        return 0.0
+        return 0.0, 0.0
     shown = lists_of(model, users, k)
     keys = np.repeat(np.arange(wanted.n_users), sizes) * np.int64(wanted.n_items) + wanted.items
     asked = users[:, None] * np.int64(wanted.n_items) + shown
@@ -176,7 +190,7 @@ def mean_ndcg(model: Surrogate, wanted: InteractionGraph, k: int) -> float:
     hits = (keys[place] == asked) & (shown >= 0)
     gains = 1.0 / np.log2(np.arange(shown.shape[1]) + 2.0)
     best = np.concatenate([[0.0], np.cumsum(gains)])[np.minimum(sizes[users], shown.shape[1])]
-    return float(((hits @ gains) / best).mean())
+    return float(hits.any(axis=1).mean()), float(((hits @ gains) / best).mean())
 
 
 def lists_of(model: Surrogate, users: NDArray[np.int64], k: int) -> NDArray[np.int64]:
@@ -184,17 +198,18 @@ def lists_of(model: Surrogate, users: NDArray[np.int64], k: int) -> NDArray[np.i
     return model.lists(users, min(k, model.graph.n_items), hidden=model.graph)
 
 
-def strength(victim: Surrogate, task: Task, k: int) -> dict[str, float]:
+def strength(victim: Surrogate, lab_: Lab, task: Task, k: int) -> dict[str, float]:
     """Return how visible the targets are to genuine users, by every definition, each under its name."""
     users = np.arange(victim.graph.n_genuine)
     shown = lists_of(victim, users, k)
     whole = victim.lists(users, min(k, victim.graph.n_items))
     targets = task.target_items
     owns = task.log.has(users[:, None], targets[None, :])
+    owns_anywhere = owns | lab_.validation.has(users[:, None], targets[None, :])
     return {
         "target_recall_at_k": target_recall_at_k(shown, targets, owns),
         "target_recall_at_k_unmasked": target_recall_at_k_unmasked(whole, targets),
         "hit_one_at_k": hit_one_at_k(shown, targets, owns),
-        "target_hr_at_k": target_hr_at_k(shown, targets, owns),
+        "target_hr_at_k": target_hr_at_k(shown, targets, owns_anywhere),
         "target_ndcg_at_k": target_ndcg_at_k(shown, targets, owns),
     }

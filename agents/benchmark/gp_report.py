@@ -42,8 +42,9 @@ def report(rows: Sequence[Row]) -> tuple[str, dict[str, object]]:
         parts.append(markdown_table(header, [tuple(row.values()) for row in attacks]))
     if gains:
         header = (
-            "attacker", "dataset", "epochs", "HR@k change %", "CPU s change %", "epochs for equal HR@k",
-            "CPU s change % at equal HR@k",
+            "attacker", "dataset", "epochs", "HR@k change %", "retraining CPU s change %",
+            "total CPU s change %", "epochs for equal HR@k", "retraining CPU s change % at equal HR@k",
+            "total CPU s change % at equal HR@k",
         )  # fmt: skip
         parts.append(markdown_table(header, [tuple(row.values()) for row in gains]))
     for row in speed:
@@ -148,8 +149,10 @@ def gain_rows(attacks: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
                 "epochs": row["epochs"],
                 "strength_change": _change(row, equal, "strength"),
                 "seconds_change": _change(row, equal, "training_seconds"),
+                "total_seconds_change": _change(row, equal, "total_seconds"),
                 "equal_strength_epochs": None if as_strong is None else as_strong["epochs"],
                 "equal_strength_seconds_change": _change(row, as_strong, "training_seconds"),
+                "equal_strength_total_seconds_change": _change(row, as_strong, "total_seconds"),
             }
         )
     return result

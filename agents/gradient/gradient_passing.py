@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.gradient.graph import InteractionGraph
-from agents.gradient.kernels import Real, keep_edges, mark_edges, propagate
+from agents.gradient.kernels import Real, add_hop, keep_edges, pair_products
 from recattack_gym.core.checks import as_count, as_real
 from recattack_gym.core.errors import ArgumentError
 
@@ -104,106 +104,95 @@ def _entries(
 
 
 class Adjacency:
-    """The normalised adjacency of a graph in one precision, and products with it.
+    """The normalised adjacency of a graph in one precision, and sums over hops along it.
+
+    It keeps arrays to work in, so it is of one thread.
 
     Args:
         graph: The pairs.
-        dtype: Precision of weights and products.
+        dtype: Precision of all products.
     """
 
     def __init__(self, graph: InteractionGraph, dtype: type[Real] = np.float32) -> None:
-        self.graph = graph
-        weights: NDArray[Real] = graph.weights.astype(dtype)
+        self.graph, self._dtype = graph, dtype
         indptr, users, edges = graph.transposed
-        self._by_user = (graph.indptr, graph.items, weights)
-        self._by_item = (indptr, users, weights[edges])
+        self._scale: NDArray[Real] = (1.0 / np.sqrt(np.maximum(graph.degrees, 1))).astype(dtype)
+        self._all_users = np.arange(graph.n_users)
         self._edges = (np.arange(graph.n_edges, dtype=np.int64), edges)
-        self._masks = np.empty((2, graph.n_edges), dtype=np.bool_)
+        self._indptrs, self._columns = (graph.indptr, indptr), (graph.items, users)
+        whole = [
+            (pointers[:-1], pointers[1:], columns)
+            for pointers, columns in zip(self._indptrs, self._columns, strict=True)
+        ]
+        self._whole: _Sides = (whole[0], whole[1])
+        self._work: list[NDArray[Real]] = []
 
-    def times(self, source: NDArray[Real], result: NDArray[Real] | None = None) -> NDArray[Real]:
-        """Return the product with a matrix, shape `(n_rows, d)`, written to `result` if that is given."""
-        return _times(self.graph.n_users, (self._by_user, self._by_item), source, result)
-
-    def passed(
-        self, gradient: NDArray[Real], representations: NDArray[Real], config: GradientPassing
-    ) -> NDArray[Real]:
-        """Return the gradient passed along the graph; see `pass_gradient`."""
-        thresholds = (config.threshold_odd, config.threshold_even)
-        weights = (config.weight_odd, config.weight_even)
-        is_used = [t < math.inf and w > 0 for t, w in zip(thresholds, weights, strict=True)]
-        whole = (self._by_user, self._by_item)
-        sides = [whole, whole]
-        if any(u and math.isfinite(t) for u, t in zip(is_used, thresholds, strict=True)):
-            odd, even = (t if math.isfinite(t) else 0.0 for t in thresholds)
-            mark_edges(
-                self.graph.indptr,
-                self.graph.items,
-                representations,
-                gradient,
-                odd,
-                even,
-                self._masks[0],
-                self._masks[1],
-            )
-            for parity, threshold in enumerate(thresholds):
-                if is_used[parity] and math.isfinite(threshold):
-                    sides[parity] = self._kept(self._masks[parity])
-        passed = gradient.copy()
-        n_hops = 2 * config.order
-        if all(is_used) and thresholds[0] == thresholds[1]:
-            self._add_hops(passed, gradient, sides[0], {0: weights[1], 1: weights[0]}, n_hops)
-            return passed
-        if is_used[0]:
-            self._add_hops(passed, gradient, sides[0], {1: weights[0]}, n_hops - 1)
-        if is_used[1]:
-            self._add_hops(passed, gradient, sides[1], {0: weights[1]}, n_hops)
-        return passed
-
-    def _add_hops(
+    def add_hops(
         self,
-        passed: NDArray[Real],
-        gradient: NDArray[Real],
-        sides: "_Sides",
-        weights: dict[int, float],
+        total: NDArray[Real],
+        values: NDArray[Real],
+        weights: tuple[float, float],
         n_hops: int,
+        is_kept: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Add hops to `passed`: those of odd number by `weights[1]`, of even number by `weights[0]`."""
-        hop, spare = gradient, np.empty_like(gradient)
+        """Add `sum_l weights[l % 2] A^l values` over hops `l = 1 ... n_hops`.
+
+        Args:
+            total: Added to, shape `(n_rows, d)`; may be `values` itself.
+            values: Shape `(n_rows, d)`.
+            weights: Of hops of even and of odd number.
+            n_hops: How many.
+            is_kept: Which pairs there are, shape `(n_edges,)`; `None` for all. Degrees are of all.
+        """
+        n, scale = self.graph.n_users, self._scale
+        by_user, by_item = self._whole if is_kept is None else self._kept(is_kept)
+        source, carried = self._buffers(values)
+        np.multiply(values, scale[:, None], out=source)
         for number in range(1, n_hops + 1):
-            reached = _times(self.graph.n_users, sides, hop, spare)
-            spare = np.empty_like(gradient) if number == 1 else hop
-            hop = reached
-            if number % 2 in weights:
-                passed += gradient.dtype.type(weights[number % 2]) * hop
+            weight = weights[number % 2]
+            add_hop(*by_user, source[n:], scale[:n], weight, carried[:n], total[:n])
+            add_hop(*by_item, source[:n], scale[n:], weight, carried[n:], total[n:])
+            source, carried = carried, source
+
+    def pass_on(
+        self, gradient: NDArray[Real], representations: NDArray[Real], config: GradientPassing
+    ) -> None:
+        """Change a gradient to what is passed of it along the graph; see `pass_gradient`."""
+        thresholds = (config.threshold_even, config.threshold_odd)
+        weights = (config.weight_even, config.weight_odd)
+        used = [p for p in (0, 1) if thresholds[p] < math.inf and weights[p] > 0]
+        masks: dict[float, NDArray[np.bool_] | None] = {-math.inf: None}
+        if any(math.isfinite(thresholds[parity]) for parity in used):
+            away = np.empty(self.graph.n_edges, dtype=self._dtype)
+            indptr, items = self.graph.indptr, self.graph.items
+            pair_products(self._all_users, indptr, items, representations, gradient, away)
+            masks |= {t: away > t for t in thresholds if math.isfinite(t)}
+        n_hops = 2 * config.order
+        if len(used) == 2 and thresholds[0] == thresholds[1]:
+            self.add_hops(gradient, gradient, weights, n_hops, masks[thresholds[0]])
+            return
+        given = gradient.copy() if len(used) == 2 else gradient
+        for parity in used:
+            own = (weights[0], 0.0) if parity == 0 else (0.0, weights[1])
+            self.add_hops(gradient, given, own, n_hops - parity, masks[thresholds[parity]])
 
     def _kept(self, is_kept: NDArray[np.bool_]) -> "_Sides":
-        """Return both sides of the pairs that are marked, with the weights of the whole graph."""
-        n_kept = int(is_kept.sum())
-        sides = []
-        for whole, edges in zip((self._by_user, self._by_item), self._edges, strict=True):
-            indptr, columns, weights = whole
-            kept = (
-                np.empty_like(indptr),
-                np.empty(n_kept, dtype=np.int32),
-                np.empty(n_kept, dtype=weights.dtype),
-            )
-            keep_edges(indptr, columns, weights, edges, is_kept, *kept)
-            sides.append(kept)
+        """Return both sides of the pairs that are marked."""
+        sides: list[_Side] = []
+        for indptr, columns, edges in zip(self._indptrs, self._columns, self._edges, strict=True):
+            kept, ends = np.empty_like(columns), np.empty_like(indptr[1:])
+            keep_edges(indptr, columns, edges, is_kept, kept, ends)
+            sides.append((indptr[:-1], ends, kept))
         return sides[0], sides[1]
 
+    def _buffers(self, values: NDArray[Real]) -> tuple[NDArray[Real], NDArray[Real]]:
+        if not self._work or self._work[0].shape != values.shape:
+            self._work = [np.empty(values.shape, dtype=self._dtype) for _ in range(2)]
+        return self._work[0], self._work[1]
 
-_Csr = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Real]]
-_Sides = tuple[_Csr, _Csr]
 
-
-def _times(
-    n_users: int, sides: _Sides, source: NDArray[Real], result: NDArray[Real] | None
-) -> NDArray[Real]:
-    result = np.empty_like(source) if result is None else result
-    by_user, by_item = sides
-    propagate(*by_user, source[n_users:], result[:n_users])
-    propagate(*by_item, source[:n_users], result[n_users:])
-    return result
+_Side = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
+_Sides = tuple[_Side, _Side]
 
 
 def pass_gradient(
@@ -240,8 +229,8 @@ def pass_gradient(
                 f"{name} must have shape ({graph.n_rows}, d), one row per user and item of the graph, "
                 f"got {array.shape}"
             )
-    gradient = np.ascontiguousarray(gradient)
-    adjacency = Adjacency(graph, gradient.dtype.type)
-    return adjacency.passed(
-        gradient, np.ascontiguousarray(representations, dtype=gradient.dtype), config
+    passed = np.array(gradient, order="C")
+    Adjacency(graph, passed.dtype.type).pass_on(
+        passed, np.ascontiguousarray(representations, dtype=passed.dtype), config
     )
+    return passed

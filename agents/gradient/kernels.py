@@ -20,101 +20,149 @@ MAX_TRIES = 32
 
 
 @compiled
-def propagate(
-    indptr: NDArray[np.int64],
+def add_hop(
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
     columns: NDArray[np.int32],
-    weights: NDArray[Real],
     source: NDArray[Real],
-    result: NDArray[Real],
+    scale: NDArray[Real],
+    weight: float,
+    carried: NDArray[Real],
+    total: NDArray[Real],
 ) -> None:
-    """Multiply a sparse matrix in CSR form by a dense one.
+    """Go one hop along one side of the graph.
+
+    The normalised adjacency is `S B S`, with `B` of zeros and ones and `S` the diagonal of `scale`. Of `S x`
+    this adds `weight S B S x` to `total` and leaves `S S B S x`, from which the next hop goes on: no pair
+    needs a weight. Eight rows are summed at a time, so that a sum is loaded and stored once for eight.
 
     Args:
-        indptr: Shape `(n + 1,)`.
-        columns: Shape `(n_entries,)`.
-        weights: Shape `(n_entries,)`.
-        source: Shape `(m, d)`.
-        result: Written, shape `(n, d)`.
+        starts: Row `r` has `columns[starts[r]:ends[r]]`; shape `(n,)`.
+        ends: Shape `(n,)`.
+        columns: Rows of `source`, shape `(n_edges,)`.
+        source: Of the other side, shape `(m, d)`.
+        scale: Of this side, shape `(n,)`.
+        weight: Of this hop; with 0 `total` is left alone.
+        carried: Written, shape `(n, d)`.
+        total: Added to, shape `(n, d)`.
     """
     size = source.shape[1]
-    for row in range(len(indptr) - 1):
-        total = result[row]
+    for row in range(len(starts)):
+        found = carried[row]
         for x in range(size):
-            total[x] = 0
-        for entry in range(indptr[row], indptr[row + 1]):
-            weight, given = weights[entry], source[columns[entry]]
+            found[x] = 0
+        entry, end = starts[row], ends[row]
+        while entry + 8 <= end:
+            a, b = source[columns[entry]], source[columns[entry + 1]]
+            c, d = source[columns[entry + 2]], source[columns[entry + 3]]
+            e, f = source[columns[entry + 4]], source[columns[entry + 5]]
+            g, h = source[columns[entry + 6]], source[columns[entry + 7]]
             for x in range(size):
-                total[x] += weight * given[x]
+                found[x] += ((a[x] + b[x]) + (c[x] + d[x])) + ((e[x] + f[x]) + (g[x] + h[x]))
+            entry += 8
+        while entry < end:
+            a = source[columns[entry]]
+            for x in range(size):
+                found[x] += a[x]
+            entry += 1
+        own = scale[row]
+        share, keep = source.dtype.type(weight) * own, own * own
+        if weight != 0:
+            added = total[row]
+            for x in range(size):
+                added[x] += share * found[x]
+        for x in range(size):
+            found[x] *= keep
 
 
 @compiled
-def mark_edges(
+def pair_products(
+    users: NDArray[np.int64],
     indptr: NDArray[np.int64],
     items: NDArray[np.int32],
-    representations: NDArray[Real],
-    gradient: NDArray[Real],
-    threshold_odd: float,
-    threshold_even: float,
-    is_odd: NDArray[np.bool_],
-    is_even: NDArray[np.bool_],
+    left: NDArray[Real],
+    right: NDArray[Real],
+    found: NDArray[Real],
 ) -> None:
-    """Tell along which pairs gradients are passed in odd and in even hops; see `away_scores`.
+    """Write `left_u . right_i + right_u . left_i` of all pairs of some users.
 
     Args:
+        users: Whose pairs, shape `(B,)`.
         indptr: Of the users' items.
         items: Shape `(n_edges,)`.
-        representations: Shape `(n_rows, d)`.
-        gradient: Shape `(n_rows, d)`.
-        threshold_odd: Pairs pass if their score is above; no infinity.
-        threshold_even: Likewise.
-        is_odd: Written, shape `(n_edges,)`.
-        is_even: Written, shape `(n_edges,)`.
+        left: Shape `(n_rows, d)`.
+        right: Shape `(n_rows, d)`.
+        found: Written at these pairs, shape `(n_edges,)`.
     """
-    n_users, size = len(indptr) - 1, gradient.shape[1]
-    for user in range(n_users):
-        r_user, g_user = representations[user], gradient[user]
+    n_users, size = len(indptr) - 1, left.shape[1]
+    for user in users:
+        left_user, right_user = left[user], right[user]
         for edge in range(indptr[user], indptr[user + 1]):
             row = n_users + items[edge]
-            r_item, g_item = representations[row], gradient[row]
-            away = r_user[0] * g_item[0] + r_item[0] * g_user[0]
-            for x in range(1, size):
-                away += r_user[x] * g_item[x] + r_item[x] * g_user[x]
-            is_odd[edge] = away > threshold_odd
-            is_even[edge] = away > threshold_even
+            left_item, right_item = left[row], right[row]
+            total = left.dtype.type(0)
+            for x in range(size):
+                total += left_user[x] * right_item[x] + right_user[x] * left_item[x]
+            found[edge] = total
+
+
+@compiled
+def add_to_pairs(
+    users: NDArray[np.int64],
+    indptr: NDArray[np.int64],
+    items: NDArray[np.int32],
+    values: NDArray[Real],
+    source: NDArray[Real],
+    target: NDArray[Real],
+) -> None:
+    """Add to both ends of all pairs of some users the pair's value times the other end's row.
+
+    Args:
+        users: Whose pairs, shape `(B,)`.
+        indptr: Of the users' items.
+        items: Shape `(n_edges,)`.
+        values: Shape `(n_edges,)`.
+        source: Shape `(n_rows, d)`.
+        target: Added to, shape `(n_rows, d)`.
+    """
+    n_users, size = len(indptr) - 1, source.shape[1]
+    for user in users:
+        s_user, t_user = source[user], target[user]
+        for edge in range(indptr[user], indptr[user + 1]):
+            value, row = values[edge], n_users + items[edge]
+            s_item, t_item = source[row], target[row]
+            for x in range(size):
+                t_user[x] += value * s_item[x]
+                t_item[x] += value * s_user[x]
 
 
 @compiled
 def keep_edges(
     indptr: NDArray[np.int64],
     columns: NDArray[np.int32],
-    weights: NDArray[Real],
     edges: NDArray[np.int64],
     is_kept: NDArray[np.bool_],
-    kept_indptr: NDArray[np.int64],
     kept_columns: NDArray[np.int32],
-    kept_weights: NDArray[Real],
+    kept_ends: NDArray[np.int64],
 ) -> None:
-    """Write the entries of a matrix in CSR form that are marked, with their weights as they are.
+    """Write the entries of every row that are marked at the beginning of the row's place.
 
     Args:
         indptr: Shape `(n + 1,)`.
-        columns: Shape `(n_entries,)`.
-        weights: Shape `(n_entries,)`.
-        edges: Number of the pair of each entry, shape `(n_entries,)`.
+        columns: Shape `(n_edges,)`.
+        edges: Number of the pair of each entry, shape `(n_edges,)`.
         is_kept: Of each pair.
-        kept_indptr: Written, shape `(n + 1,)`.
-        kept_columns: Written at its beginning.
-        kept_weights: Likewise.
+        kept_columns: Written, shape `(n_edges,)`; what follows a row's kept entries means nothing.
+        kept_ends: Written, where the kept entries of each row end, shape `(n,)`.
     """
-    n_kept = 0
-    kept_indptr[0] = 0
     for row in range(len(indptr) - 1):
+        place = indptr[row]
         for entry in range(indptr[row], indptr[row + 1]):
-            if is_kept[edges[entry]]:
-                kept_columns[n_kept] = columns[entry]
-                kept_weights[n_kept] = weights[entry]
-                n_kept += 1
-        kept_indptr[row + 1] = n_kept
+            kept_columns[place] = columns[
+                entry
+            ]  # written over unless it is kept: no branch to guess
+            place += is_kept[edges[entry]]
+        kept_ends[row] = place
 
 
 # -- what a step learns from -----------------------------------------------------------------------
@@ -266,92 +314,6 @@ def softplus(x: Real) -> Real:
     """Return `log(1 + exp(x))` without overflow."""
     result: Real = max(x, x - x) + np.log1p(np.exp(-np.abs(x)))
     return result
-
-
-@compiled
-def add_clicked_errors(
-    users: NDArray[np.int64],
-    indptr: NDArray[np.int64],
-    items: NDArray[np.int32],
-    n_users: int,
-    weight: float,
-    representations: NDArray[Real],
-    gradient: NDArray[Real],
-) -> Real:
-    """Add what clicked pairs have more than others to half the gradient of the summed squared error.
-
-    The error of a clicked pair is `weight (s - 1)`, that of any other `s`; the difference is added. Returns
-    the same difference of the losses, `weight (s - 1)^2 - s^2`, summed.
-
-    Args:
-        users: Whose pairs, shape `(B,)`.
-        indptr: Of the users' items.
-        items: Of the users.
-        n_users: Where the rows of items begin.
-        weight: Of clicked pairs; the others have 1.
-        representations: Shape `(n_rows, d)`.
-        gradient: Added to, shape `(n_rows, d)`.
-    """
-    total, size = np.float64(0.0), representations.shape[1]
-    w = representations.dtype.type(weight)
-    one = representations.dtype.type(1)
-    for user in users:
-        r_user, g_user = representations[user], gradient[user]
-        for edge in range(indptr[user], indptr[user + 1]):
-            row = n_users + items[edge]
-            r_item, g_item = representations[row], gradient[row]
-            score = one - one
-            for x in range(size):
-                score += r_user[x] * r_item[x]
-            error = (w - one) * score - w
-            total += w * (score - one) * (score - one) - score * score
-            for x in range(size):
-                u, p = r_user[x], r_item[x]
-                g_user[x] += error * p
-                g_item[x] += error * u
-    return total
-
-
-@compiled
-def add_clicked_errors_along(
-    users: NDArray[np.int64],
-    indptr: NDArray[np.int64],
-    items: NDArray[np.int32],
-    n_users: int,
-    weight: float,
-    representations: NDArray[Real],
-    direction: NDArray[Real],
-    product: NDArray[Real],
-) -> None:
-    """Add the derivative along a direction of what `add_clicked_errors` adds.
-
-    Args:
-        users: Whose pairs, shape `(B,)`.
-        indptr: Of the users' items.
-        items: Of the users.
-        n_users: Where the rows of items begin.
-        weight: Of clicked pairs.
-        representations: Shape `(n_rows, d)`.
-        direction: Shape `(n_rows, d)`.
-        product: Added to, shape `(n_rows, d)`.
-    """
-    size = representations.shape[1]
-    w = representations.dtype.type(weight)
-    one = representations.dtype.type(1)
-    for user in users:
-        r_user, d_user, h_user = representations[user], direction[user], product[user]
-        for edge in range(indptr[user], indptr[user + 1]):
-            row = n_users + items[edge]
-            r_item, d_item, h_item = representations[row], direction[row], product[row]
-            score, change = one - one, one - one
-            for x in range(size):
-                score += r_user[x] * r_item[x]
-                change += d_user[x] * r_item[x] + r_user[x] * d_item[x]
-            error = (w - one) * score - w
-            slope = (w - one) * change
-            for x in range(size):
-                h_user[x] += slope * r_item[x] + error * d_item[x]
-                h_item[x] += slope * r_user[x] + error * d_user[x]
 
 
 @compiled

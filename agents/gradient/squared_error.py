@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.gradient.graph import InteractionGraph
-from agents.gradient.kernels import Real, add_clicked_errors, add_clicked_errors_along
+from agents.gradient.kernels import Real, add_to_pairs, pair_products
 
 
 def squared_error_gradient(
@@ -35,9 +35,11 @@ def squared_error_gradient(
     """
     n = graph.n_users
     gradient = np.zeros_like(representations)
-    of_clicked = add_clicked_errors(
-        users, graph.indptr, graph.items, n, weight, representations, gradient
-    )
+    scores = _pair_scores(users, representations, representations, graph)
+    scores *= scores.dtype.type(0.5)
+    errors = _clicked_errors(scores, weight)
+    add_to_pairs(users, graph.indptr, graph.items, errors, representations, gradient)
+    of_clicked = _clicked_losses(users, scores, graph, weight)
     rows, items = representations[users], representations[n:]
     user_gram, item_gram = rows.T @ rows, items.T @ items
     n_cells = len(users) * graph.n_items
@@ -74,9 +76,13 @@ def squared_error_hessian_product(
     """
     n = graph.n_users
     product = np.zeros_like(representations)
-    add_clicked_errors_along(
-        users, graph.indptr, graph.items, n, weight, representations, direction, product
-    )
+    scores = _pair_scores(users, representations, representations, graph)
+    scores *= scores.dtype.type(0.5)
+    errors = _clicked_errors(scores, weight)
+    slopes = _pair_scores(users, direction, representations, graph)
+    slopes *= slopes.dtype.type(weight - 1.0)
+    add_to_pairs(users, graph.indptr, graph.items, errors, direction, product)
+    add_to_pairs(users, graph.indptr, graph.items, slopes, representations, product)
     rows, items = representations[users], representations[n:]
     d_rows, d_items = direction[users], direction[n:]
     user_gram, item_gram = rows.T @ rows, items.T @ items
@@ -122,3 +128,38 @@ def squared_error_by_clicks(
         change[fake - n_genuine, own] *= weight
     change *= change.dtype.type(-2.0 / (len(users) * graph.n_items))
     return change
+
+
+def _pair_scores(
+    users: NDArray[np.int64],
+    left: NDArray[Real],
+    right: NDArray[Real],
+    graph: InteractionGraph,
+) -> NDArray[Real]:
+    """Return `left_u . right_i + right_u . left_i` of the pairs of a batch, 0 elsewhere; `(n_edges,)`."""
+    found = np.zeros(graph.n_edges, dtype=left.dtype)
+    pair_products(users, graph.indptr, graph.items, left, right, found)
+    return found
+
+
+def _clicked_errors(scores: NDArray[Real], weight: float) -> NDArray[Real]:
+    """Return how much larger half the slope of a clicked pair's loss is than if it were not clicked.
+
+    `w (s - 1) - s`, shape `(n_edges,)`.
+    """
+    real = scores.dtype.type
+    errors: NDArray[Real] = real(weight - 1.0) * scores - real(weight)
+    return errors
+
+
+def _clicked_losses(
+    users: NDArray[np.int64], scores: NDArray[Real], graph: InteractionGraph, weight: float
+) -> float:
+    """Return how much larger the loss of a batch is for its clicks: `w (s - 1)^2 - s^2`, summed.
+
+    Pairs of other users have the score 0 and the loss `w`, which is taken off.
+    """
+    n_others = graph.n_edges - int((graph.indptr[users + 1] - graph.indptr[users]).sum())
+    errors = scores - scores.dtype.type(1)
+    squares = float(errors @ errors), float(scores @ scores)
+    return weight * (squares[0] - n_others) - squares[1]

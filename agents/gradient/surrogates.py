@@ -225,10 +225,12 @@ class Surrogate:
         """Take one step of Adam against a gradient with respect to the final representations, as it is.
 
         Args:
-            gradient: Shape `(n_rows, d)`; it is overwritten.
+            gradient: Shape `(n_rows, d)`; all zero afterwards.
         """
         if self.config.model == "lightgcn":
-            gradient = self._smoothed(gradient)
+            smoothed = self._smoothed(gradient)
+            gradient[:] = 0
+            gradient = smoothed
         self.n_steps += 1
         adam_step(
             self.embeddings,
@@ -240,11 +242,11 @@ class Surrogate:
         )
 
     def passed(self, gradient: NDArray[Real], representations: NDArray[Real]) -> NDArray[Real]:
-        """Return the gradient that the next step of training uses: passed along the graph, or as it is."""
+        """Return the gradient that the next step of training uses: as it is, or passed on, in its place."""
         passing = self.config.passing
-        if passing is None or not self._is_passing():
-            return gradient
-        return self.adjacency.passed(gradient, representations, passing)
+        if passing is not None and self._is_passing():
+            self.adjacency.pass_on(gradient, representations, passing)
+        return gradient
 
     def epoch_draws(self) -> tuple[int, float]:
         """Return how many draws an epoch has, and the probability that one is of a genuine user.
@@ -334,9 +336,7 @@ class Surrogate:
         return losses
 
     def _step(self, gradient: NDArray[Real], rows: NDArray[Real]) -> None:
-        passed = self.passed(gradient, rows)
-        self.descend(passed)
-        gradient[:] = 0  # where another array was used up
+        self.descend(self.passed(gradient, rows))
 
     def _is_passing(self) -> bool:
         rate = self.config.passing_rate
@@ -347,10 +347,8 @@ class Surrogate:
 
     def _smoothed(self, values: NDArray[Real]) -> NDArray[Real]:
         """Return the mean over 0 to `n_layers` hops along the graph: LightGCN's forward and backward."""
-        total, hop = values.copy(), values
-        for _ in range(self.config.n_layers):
-            hop = self.adjacency.times(hop)
-            total += hop
+        total = values.copy()
+        self.adjacency.add_hops(total, values, (1.0, 1.0), self.config.n_layers)
         total *= total.dtype.type(1.0 / (self.config.n_layers + 1))
         return total
 

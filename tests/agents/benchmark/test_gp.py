@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,12 @@ import pytest
 from agents.attackers import ATTACKERS
 from agents.benchmark import gp, gp_platform
 from agents.benchmark.gp_platform import (
+    Lab,
     core_of,
     distinct,
     lab,
     mean_ndcg,
+    quality,
     split,
     strength,
     trained_victim,
@@ -78,14 +83,17 @@ def test_ndcg_is_that_of_the_formula() -> None:
     graph = InteractionGraph.of(random_log(12, 9, 40))
     model = Surrogate(graph, SurrogateConfig(embedding_size=4), seed=1)
     wanted = InteractionGraph.of(random_log(12, 9, 30, seed=5))
-    values = []
+    values, is_hit = [], []
     for user in range(12):
         relevant = set(wanted.items[wanted.indptr[user] : wanted.indptr[user + 1]].tolist())
         if relevant:
             shown = gp_platform.lists_of(model, np.array([user]), 4)[0]
             gain = sum(1 / np.log2(p + 2) for p, item in enumerate(shown) if item in relevant)
             values.append(gain / sum(1 / np.log2(p + 2) for p in range(min(4, len(relevant)))))
+            is_hit.append(bool(relevant & set(shown.tolist())))
     assert mean_ndcg(model, wanted, 4) == pytest.approx(np.mean(values))
+    assert quality(model, wanted, 4)[0] == pytest.approx(np.mean(is_hit))
+    assert 0 < np.mean(is_hit) < 1
     assert 0 < np.mean(values) < 1
 
 
@@ -94,14 +102,15 @@ def test_a_victim_ends_at_its_best_epoch_and_learns_from_four_fifths_of_the_fake
     config = SurrogateConfig(embedding_size=8, learning_rate=0.05, batch_size=256)
     profiles = np.tile(np.arange(20, 30), (3, 1))
     victim, fields = trained_victim(
-        own, profiles, config, seed=1, max_epochs=40, patience=10, every=5, k=10
+        own, profiles, config, seed=1, max_epochs=40, patience=10, every=5, k=20
     )
     assert victim.graph.n_users == 63
     assert np.diff(victim.graph.indptr)[60:].tolist() == [8, 8, 8]
     wanted = InteractionGraph.of(own.validation, [np.arange(28, 30)] * 3)
-    assert mean_ndcg(victim, wanted, 10) == pytest.approx(fields["validation_ndcg"])
+    assert np.isin([28, 29], gp_platform.lists_of(victim, np.array([60]), 20)).any()
+    assert mean_ndcg(victim, wanted, 20) == pytest.approx(fields["validation_ndcg"])
     again, _ = trained_victim(
-        own, profiles, config, seed=1, max_epochs=40, patience=10, every=5, k=10
+        own, profiles, config, seed=1, max_epochs=40, patience=10, every=5, k=20
     )
     assert np.array_equal(victim.embeddings, again.embeddings)
     alone, one = trained_victim(own, None, config, seed=1, max_epochs=3, patience=10, every=5, k=10)
@@ -116,7 +125,10 @@ def test_strength_counts_genuine_users_without_their_own_items() -> None:
     model.embeddings[:] = 0.0
     model.embeddings[:31, 0] = 1.0
     model.embeddings[31 + new, 0] = 1.0  # the second target is on top of every list
-    found = strength(model, task, 3)
+    model.embeddings[:15, 1] = -1.0
+    model.embeddings[31, 1] = 0.1  # the first one is on that of half of the users
+    validation = Interactions(np.array([2]), np.array([new]), 30, task.log.n_items)
+    found = strength(model, Lab(train=task.log, validation=validation), task, 3)
     assert found["hit_one_at_k"] == 1.0
     owns = task.log.has(np.arange(30)[:, None], np.array([[0, new]]))
     assert not owns[:, 1].any()
@@ -125,6 +137,17 @@ def test_strength_counts_genuine_users_without_their_own_items() -> None:
     shown = model.lists(np.arange(30), 3, hidden=graph)
     hits = np.isin(shown, [0, new]).sum(axis=1)
     assert found["target_recall_at_k"] == pytest.approx((hits / n_open).mean())
+    # T-HR: who has a target in the validation part owns it, so user 2 does not count for the second one
+    second = np.delete(np.ones(30), 2).mean()
+    first = (shown == 0).any(axis=1)[~owns[:, 0]].mean()
+    assert found["target_hr_at_k"] == pytest.approx((first + second) / 2)
+    own_of_two = np.flatnonzero(owns[:, 0])
+    assert len(own_of_two) > 0
+    everybody = Interactions(np.arange(30), np.full(30, new), 30, task.log.n_items)
+    rest = strength(model, Lab(train=task.log, validation=everybody), task, 3)
+    assert 0 < first < 1
+    assert rest["target_hr_at_k"] == pytest.approx(first)
+    assert rest["target_recall_at_k"] == found["target_recall_at_k"]
 
 
 def test_baselines_spend_the_budget_on_sets_with_all_targets() -> None:
@@ -195,11 +218,54 @@ def test_pieces_ask_for_epochs_by_kind_of_attacker() -> None:
     assert not attacker.config.click_targets
 
 
+def test_batches_groups_and_the_victims_rate_are_options() -> None:
+    words = ("--seeds", "0", "--datasets", "synthetic", "--batch-size", "99", "--group-size", "3")
+    pieces = gp.pieces_of(arguments(*words, "--victim-learning-rate", "0.02", "--models", "mf-bpr"))
+    by_name = {(p.kind, p.name): p for p in pieces}
+    similar, clean = by_name["similarity", "mf-bpr"], by_name["victim", "mf-bpr"]
+    assert gp._surrogate_config(similar).batch_size == 99
+    assert gp._victim_of(similar) == clean
+    assert gp._victim_config(clean).loss == "bpr"
+    for name in ("dpa2dl", "revadv"):
+        piece = by_name["attack", name]
+        victim = gp._victim_config(piece)
+        assert (victim.loss, victim.batch_size, victim.learning_rate) == ("bce", 99, 0.02)
+    made: Any = gp.make_attacker(by_name["attack", "dpa2dl"])
+    assert (made.config.group_size, made.config.batch_size) == (3, 99)
+    descending: Any = gp.make_attacker(by_name["attack", "revadv"])
+    assert descending.config.batch_size == 2048  # users, not draws
+    published = gp.pieces_of(arguments("--seeds", "0", "--datasets", "synthetic"))
+    made = gp.make_attacker(next(p for p in published if p.name == "dpa2dl"))
+    assert (made.config.group_size, made.config.batch_size) == (1, 1 << 12)
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "agents.cli", "bench", "gp", "--smoke", "--no-speed"]
+    words += ["--attackers", "rapu-r", "--out", str(tmp_path)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    try:
+        for _ in range(6000):
+            if len(list(tmp_path.glob("*.json"))) >= 2 or process.poll() is not None:
+                break
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert 2 <= len(finished) < 8
+    args = arguments(*words[5:])
+    result = gp.run(args)
+    assert result["n_finished"] == result["n_pieces"] == 1 + 2 + 3 + 2
+    assert all(path.stat().st_mtime_ns == made for path, made in finished.items())
+
+
 def test_what_decides_a_piece_is_in_its_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     piece = gp.pieces_of(arguments("--seeds", "0", "--datasets", "synthetic"))[-3]
     assert not piece.is_passing
     base = gp.identity(piece)
-    for change in ({"seed": 1}, {"is_passing": True}, {"epochs": (7,)}, {"k": 3}, {"patience": 1}):
+    for change in ({"seed": 1}, {"is_passing": True}, {"epochs": (7,)}, {"k": 3}, {"patience": 1},
+        {"batch_size": 5}, {"group_size": 2}, {"victim_learning_rate": 0.5},
+    ):  # fmt: skip
         assert gp.identity(replace(piece, **change)) != base
     monkeypatch.setattr(gp, "_code", lambda: "other")
     assert gp.identity(piece) != base
@@ -210,6 +276,12 @@ def test_options_are_checked() -> None:
         gp.pieces_of(arguments("--attackers", "dpa2d"))
     with pytest.raises(UnknownNameError, match="unknown model 'mf-bse'"):
         gp.pieces_of(arguments("--models", "mf-bse"))
+    with pytest.raises(ArgumentError, match="--group-size must be"):
+        gp.pieces_of(arguments("--group-size", "0"))
+    with pytest.raises(ArgumentError, match="--batch-size must be"):
+        gp.pieces_of(arguments("--batch-size", "-1"))
+    with pytest.raises(ArgumentError, match="--victim-learning-rate must be"):
+        gp.pieces_of(arguments("--victim-learning-rate", "0"))
     with pytest.raises(ArgumentError, match="--gp-epochs must be"):
         gp.pieces_of(arguments("--gp-epochs", "0"))
     with pytest.raises(ArgumentError, match="--learning-rates must be"):
@@ -232,6 +304,7 @@ def attack_row(gp_: str, epochs: int, strength_: float, seconds: float) -> dict[
         "epochs": epochs,
         "strength": strength_,
         "training_seconds": seconds,
+        "total_seconds": 2 * seconds + 10.0,
     }
 
 
@@ -246,6 +319,8 @@ def test_equal_strength_is_reached_by_the_fewest_epochs_that_suffice() -> None:
     one, two = gain_rows(rows)
     assert (one["strength_change"], one["seconds_change"]) == (50.0, 50.0)
     assert (one["equal_strength_epochs"], one["equal_strength_seconds_change"]) == (2, -25.0)
+    assert one["total_seconds_change"] == pytest.approx(100 * (40 / 30 - 1))
+    assert one["equal_strength_total_seconds_change"] == pytest.approx(100 * (40 / 50 - 1))
     assert two["strength_change"] == pytest.approx(200.0)
     assert (two["equal_strength_epochs"], two["equal_strength_seconds_change"]) == (None, None)
 
@@ -276,7 +351,20 @@ def test_strength_is_in_per_cent_over_seeds() -> None:
 
 
 def test_speed_names_both_sides() -> None:
-    found: Any = measure_speed(random_log(30, 20, 300), 0, repetitions=1)["speed"]
+    own = split(distinct(random_log(30, 20, 300)))
+    found: Any = measure_speed(own, 0, repetitions=1)["speed"]
     plain, passing = (found[f"MF-BCE step of 4096 draws{x}, ms"] for x in ("", " with GP"))
     assert found["ratio with GP, 4096 draws"] == pytest.approx(passing / plain)
     assert found["torch over compiled"] > 0
+    pairs = len(own.train)
+    for side, epoch in (
+        ("MF-BPR", "MF-BPR epoch, s"),
+        ("implicit BPR", "implicit BPR iteration, s"),
+    ):
+        assert found[f"{side}, ns per interaction"] == pytest.approx(1e9 * found[epoch] / pairs)
+        assert (
+            0
+            < found[f"{side}, NDCG@20 after 30 epochs"]
+            <= found[f"{side}, HR@20 after 30 epochs"]
+            <= 1
+        )

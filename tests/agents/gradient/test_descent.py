@@ -10,7 +10,7 @@ from agents.gradient.gradient_passing import GradientPassing
 from agents.gradient.graph import InteractionGraph
 from agents.gradient.kernels import Real
 from agents.gradient.pga import PGA, click_gradient
-from agents.gradient.profiles import Task
+from agents.gradient.profiles import Task, project
 from agents.gradient.revadv import RevAdv, unrolled_gradient
 from agents.gradient.surrogates import Surrogate, SurrogateConfig
 from recattack_gym.core import ArgumentError
@@ -160,6 +160,33 @@ def test_descending_on_clicks_lowers_the_adversarial_loss() -> None:
         task, np.random.default_rng(0)
     )
     assert np.mean(losses[-3:]) < losses[0] - 0.01
+
+
+def test_steps_have_momentum_and_every_surrogate_the_same_seed() -> None:
+    task, moves = make_task(), np.random.default_rng(3).normal(size=(5, 4, 40))
+    seeds, seen = list[int](), list[list[NDArray[np.int32]]]()
+
+    class Scripted(RevAdv):
+        def _step(self, surrogate: Surrogate, task: Task) -> tuple[float, float, NDArray[Real]]:
+            del task
+            graph = surrogate.graph
+            seeds.append(surrogate.seed)
+            fakes = range(graph.n_genuine, graph.n_users)
+            seen.append([graph.items[graph.indptr[f] : graph.indptr[f + 1]] for f in fakes])
+            return 0.0, 0.0, moves[len(seen) - 1]
+
+    settings = {"attack_epochs": 5, "attack_momentum": 0.9, "attack_learning_rate": 2.0}
+    Scripted({**SMALL, **settings, "click_targets": False}).attack(task, np.random.default_rng(0))
+    assert len(set(seeds)) == 1
+    velocity = np.zeros((4, 40))
+    nothing = [np.empty(0, dtype=np.int64)] * 4
+    for move, before, after in zip(moves[:4], seen[:4], seen[1:], strict=True):
+        velocity = 0.9 * velocity + move / np.linalg.norm(move, axis=1, keepdims=True)
+        values = -2.0 * velocity
+        for row, own in zip(values, before, strict=True):
+            row[own] += 1
+        for expected, found in zip(project(values, 8, nothing), after, strict=True):
+            assert np.array_equal(expected, found)
 
 
 @each_attacker

@@ -128,6 +128,17 @@ def test_the_compiled_path_is_the_plain_one(config: GradientPassing, seed: int, 
         )  # a pair at the threshold may fall on either side
 
 
+@both_paths
+def test_a_pair_whose_away_score_is_the_threshold_does_not_pass(passed: Passed) -> None:
+    # Only u0 moves, and u1's items have no gradient: its pairs have the score 0, which is not above 0.
+    one_row = np.zeros_like(G)
+    one_row[0] = [1.0, 1.0]
+    assert away_scores(one_row, R, GRAPH).tolist() == [2.0, 0.0, 0.0, 0.0]
+    result = passed(one_row, R, GRAPH, setting(0, INF, 1, 0, 1)) - one_row
+    assert result[2] == pytest.approx(0.5**0.5 * one_row[0])
+    assert not result[[0, 1, 3, 4]].any()
+
+
 def test_nothing_changes_bit_for_bit_where_nothing_is_passed() -> None:
     graph, r, g = random_case(0)
     for config in (setting(INF, INF, 1, 10, 2), setting(0, -INF, 0, 0, 2)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agents.gradient.attack import GroupAttacker, SurrogateAttackerConfig
+from agents.gradient.attack import FillerChooser, GroupAttacker, SurrogateAttackerConfig
 from agents.gradient.dpa2dl import (
     DPA2DL,
     DPA2DLConfig,
@@ -112,10 +112,45 @@ def test_rapu_r_takes_the_popular_items_nearest_to_user_and_target() -> None:
     popular = np.argsort(-task.log.item_popularity, kind="stable")[:8]
     assert set(np.flatnonzero(chooser.is_candidate)) == set(popular)
     rows = surrogate.representations()
+    rows[30] = -20 * rows[:30].mean(axis=0)  # the fake user is no part of the average
     for fake, chosen in enumerate(chooser.fillers(surrogate, range(4), np.random.default_rng(0))):
         query = rows[:30].mean(axis=0) + rows[31 + task.target_items[fake % 3]]
         expected = sorted(popular, key=lambda item: -(rows[31 + item] @ query))[:2]
         assert chosen.tolist() == expected
+
+
+def test_a_poisoning_is_followed_by_an_epoch_of_training() -> None:
+    task = make_task(n_fake_users=2)
+    config = DPA2DLConfig(rounds=3, embedding_size=8)
+    surrogate = Surrogate(task.graph([task.target_items] * 2), config.surrogate_config())
+    SelectionByScore(task, config).fillers(surrogate, range(2), np.random.default_rng(0))
+    assert surrogate.n_epochs == 3
+
+
+def test_a_group_is_trained_on_with_its_target_clicks_and_all_of_the_others() -> None:
+    seen: list[tuple[list[int], list[list[int]]]] = []
+
+    class Watching(FillerChooser):
+        def fillers(
+            self, surrogate: Surrogate, fake_users: range, rng: np.random.Generator
+        ) -> list[NDArray[np.int64]]:
+            del rng
+            graph = surrogate.graph
+            fakes = range(graph.n_genuine, graph.n_users)
+            profiles = [graph.items[graph.indptr[f] : graph.indptr[f + 1]].tolist() for f in fakes]
+            seen.append((list(fake_users), profiles))
+            return [np.arange(5) + fake for fake in fake_users]
+
+    class Watched(RAPUR):
+        def _chooser(self, task: Task) -> FillerChooser:  # type: ignore[override]  # the subject of the test
+            del task
+            return Watching()
+
+    run = Watched({**SMALL, "group_size": 2}).attack(make_task(), np.random.default_rng(0))
+    targets = [37, 38, 39]
+    first, second = ([*range(fake, fake + 5), *targets] for fake in (0, 1))
+    assert seen == [([0, 1], [targets] * 2), ([2, 3], [first, second, targets, targets])]
+    assert sorted(run.item_ids[3]) == [3, 4, 5, 6, 7, *targets]
 
 
 @each_attacker
