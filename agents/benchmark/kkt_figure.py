@@ -48,8 +48,9 @@ def draw_sizes(
                         [100 * size for size in x], y,
                         color=colour, linestyle=dash, marker=".", label=attack,
                     )  # fmt: skip
-            clean = np.mean([float(str(r[f"clean_{what}"])) for r in own])
-            axes.axhline(clean, color="#777777", linewidth=1, linestyle=":", label="clean")
+            if own:  # a run may have been killed before this panel
+                clean = np.mean([float(str(r[f"clean_{what}"])) for r in own])
+                axes.axhline(clean, color="#777777", linewidth=1, linestyle=":", label="clean")
             axes.set_title(f"{victim}, $\\mu$ = {goal}", fontsize=9)
             axes.set_ylabel("RMSE" if what == "rmse" else "average rating", fontsize=8)
             axes.tick_params(labelsize=7)
@@ -92,10 +93,10 @@ def draw_beta(rows: Sequence[Row], rmse_goals: Sequence[tuple[int, int]], path: 
         other = axes.twinx()
         tests = [{**r, **cast(Row, r["mimicry"])} for r in own]
         for test, dash, name in (
-            ("t_rating", "-", "p of paired t (ratings)"),
-            ("ks", "--", "p of Kolmogorov-Smirnov"),
+            ("calibrated_t", "-", "p of paired t, calibrated"),
+            ("calibrated_ks", "--", "p of Kolmogorov-Smirnov, calibrated"),
         ):
-            p = np.maximum(_curve(tests, "beta", test)[1], 1e-300)
+            p = _curve(tests, "beta", test)[1]
             other.plot(places, p, color="#d55e00", marker=".", linestyle=dash, label=name)
         other.set_yscale("log")
         other.set_ylabel("p", color="#d55e00", fontsize=9)

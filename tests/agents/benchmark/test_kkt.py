@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.benchmark import kkt
+from agents.benchmark import kkt, kkt_measure, kkt_report
 from recattack_gym.core import ArgumentError, Interactions, UnknownNameError
 
 TINY = ("--steps", "1", "--nuclear-steps", "1", "--items-per-user", "5")
@@ -20,15 +20,15 @@ def arguments(*words: str) -> argparse.Namespace:
 
 
 def row(attack: str, mu: tuple[int, int], **values: object) -> dict[str, object]:
-    p = {"t_rating": 0.01, "t_rate": 0.01, "ks": 0.01, "chi_square": 0.01}
+    p = dict.fromkeys(kkt_report.TESTS, 0.01)
     return {
-        "dataset": "d", "victim": "ALS", "size": 0.1, "seed": 0, "attack": attack, "mu": list(mu),
-        "mimicry": p, **values,
+        "kind": "attack", "beta": 0.6 if attack == "sgld" else None, "dataset": "d", "victim": "ALS",
+        "size": 0.1, "seed": 0, "attack": attack, "mu": list(mu), "mimicry": p, **values,
     }  # fmt: skip
 
 
 def holds(rows: list[dict[str, object]], text: str) -> tuple[object, object]:
-    (claim,) = [c for c in kkt.claims(rows, []) if c["claim"] == text]
+    (claim,) = [c for c in kkt_report.claims(rows, []) if c["claim"] == text]
     return claim["holds"], claim["cases"]
 
 
@@ -89,7 +89,7 @@ def test_a_part_of_a_log_keeps_active_users_and_the_most_rated_items() -> None:
     rng = np.random.default_rng(0)
     users, items = np.nonzero(rng.random((60, 50)) < np.linspace(0.2, 0.9, 50))
     log = Interactions(users, items, 60, 50, ratings=(items % 5 + 1).astype(np.float64))
-    part = kkt.part_of(log, 20, 30, rng)
+    part = kkt_measure.part_of(log, 20, 30, rng)
     kept = np.sort(np.argsort(-log.item_popularity, kind="stable")[:30])
     assert (part.n_users, part.n_items) == (20, 30)
     assert np.diff(part.indptr).min() >= 20

@@ -179,9 +179,11 @@ def test_copies_of_genuine_users_pass_and_lovers_of_one_rare_item_do_not(
     )
     rare = np.argsort(log.item_popularity)[:6]
     odd = platform.profiles(np.tile(rare, (20, 1)), np.full((20, 6), 2.0), {})
-    genuine, strange = mimicry(platform, copies), mimicry(platform, odd)
+    genuine, strange = mimicry(platform, copies, rng), mimicry(platform, odd, rng)
     assert min(genuine.ks, genuine.chi_square) > 0.05
     assert max(strange.ks, strange.chi_square) < 1e-3
+    assert min(genuine.calibrated_t, genuine.calibrated_ks) > 0.05
+    assert strange.calibrated_ks == 1 / 200
 
 
 def test_t_tests_are_those_of_the_differences_item_by_item(platform: RatingPlatform) -> None:
@@ -191,7 +193,7 @@ def test_t_tests_are_those_of_the_differences_item_by_item(platform: RatingPlatf
     np.put_along_axis(fake, profiles.item_ids, platform.shifted(profiles), axis=1)
     genuine = matrix.sparse(matrix.ratings).toarray()
     rated = matrix.sparse(np.ones(len(matrix.ratings))).toarray()
-    found = mimicry(platform, profiles)
+    found = mimicry(platform, profiles, np.random.default_rng(0))
     for p_value, difference in (
         (found.t_rating, genuine.mean(axis=0) - fake.mean(axis=0)),
         (found.t_rate, rated.mean(axis=0) - (fake != 0).mean(axis=0)),
