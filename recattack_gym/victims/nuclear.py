@@ -51,14 +51,13 @@ def complete(
     Returns:
         The solution, in balanced factors (`U^T U = V^T V`).
     """
-    point = Linearised.at(matrix, items, reg)
-    if items.shape[1]:
-        point = _settled(matrix, items, reg, tolerance=_LOOSE, max_steps=max_steps)
-    is_settled = False
+    point, is_settled = Linearised.at(matrix, items, reg), False
+    if items.shape[1]:  # an earlier solution, which has most directions: no need to approach it twice
+        point = _settled(matrix, items, reg, tolerance=tolerance, max_steps=max_steps)
+        is_settled = True
     for _ in range(_ROUNDS):
         rank = point.items.shape[1]
-        wanted = 1 if is_settled else max(_AT_ONCE, rank // 2)
-        added = _missing_directions(point, min(wanted, max_rank - rank))
+        added = _missing_directions(point, min(max(_AT_ONCE, rank // 2), max_rank - rank))
         if added.shape[1]:
             start, is_settled = np.hstack([point.items, added]), False
             point = _settled(matrix, start, reg, tolerance=_LOOSE, max_steps=max_steps)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from agents.benchmark import kkt, kkt_measure, kkt_report
+from agents.benchmark.kkt_measure import MEASURES
+from agents.benchmark.kkt_pieces import all_pieces
 from recattack_gym.core import ArgumentError, Interactions, UnknownNameError
 
 TINY = ("--steps", "1", "--nuclear-steps", "1", "--items-per-user", "5")
@@ -59,12 +61,33 @@ def test_it_measures_both_victims_writes_and_resumes(
     def measured_again(_: object) -> dict[str, object]:
         raise AssertionError("a finished piece was measured again")
 
-    monkeypatch.setattr(kkt, "MEASURES", dict.fromkeys(kkt.MEASURES, measured_again))
+    monkeypatch.setattr(kkt, "MEASURES", dict.fromkeys(MEASURES, measured_again))
     assert kkt.run(arguments(*words))["table"] == result["table"]
     with pytest.raises(AssertionError, match="measured again"):
         kkt.run(arguments(*words, "--seeds", "1"))
+    for path in [*Path(out).glob("*attack*")][::3]:  # as if killed, and in the middle of a file
+        path.write_text(path.read_text()[:40])
+    part = kkt.run(arguments(*words, "--report-only", "--figures", str(tmp_path / "part")))
+    assert 0 < int(str(part["n_finished"])) < int(str(part["n_pieces"]))
+    assert part["figures"]
     empty = kkt.run(arguments(*words, "--seeds", "1", "--report-only"))
     assert empty["n_finished"] == 4  # what no seed decides
+
+
+def test_pieces_are_distinct_and_the_usual_beta_is_measured_once() -> None:
+    pieces = all_pieces(arguments("--datasets", "generated", "--betas", "0", "0.6"))
+    assert len({str(sorted(piece.items())) for piece in pieces}) == len(pieces)
+    first = [
+        piece for piece in pieces
+        if (piece.get("mu"), piece.get("size"), piece["victim"]) == ([1, 0], 0.03, "ALS")
+    ]  # fmt: skip
+    named = [(piece["attack"], piece["beta"]) for piece in first]
+    assert sorted(named, key=str) == [
+        ("pga", None),
+        ("sgld", 0.0),
+        ("sgld", 0.6),
+        ("uniform", None),
+    ]
 
 
 def test_claims_are_counted_by_what_the_rows_say() -> None:

@@ -50,7 +50,7 @@ def test_the_budget_is_spent_on_distinct_items_and_the_seed_decides(
     assert first.header["log_hash"] == platform.log.content_hash
 
 
-@pytest.mark.parametrize("name", ["uniform", "pga"])
+@pytest.mark.parametrize("name", sorted(RATING_ATTACKS))
 def test_targets_can_be_forced_into_every_profile(name: str, platform: RatingPlatform) -> None:
     attack = RATING_ATTACKS[name]({**QUICK[name], "force_targets": True})
     assert (planned(attack, platform).item_ids == 3).any(axis=1).all()
@@ -156,6 +156,9 @@ def test_the_projection_keeps_the_largest_and_clips_them() -> None:
     items, ratings = largest(np.array([[0.5, -3.0, 1.0, 0.2], [2.5, 0.0, -0.1, 0.3]]), 2)
     assert items.tolist() == [[1, 2], [0, 3]]
     assert ratings.tolist() == [[-2.0, 1.0], [2.0, 0.3]]
+    items, ratings = largest(np.array([[0.5, -3.0, 1.0, 0.2]]), 2, (3,))
+    assert items.tolist() == [[1, 3]]
+    assert ratings.tolist() == [[-2.0, 0.2]]
 
 
 # -- mimicry -----------------------------------------------------------------------------------
@@ -194,12 +197,42 @@ def test_t_tests_are_those_of_the_differences_item_by_item(platform: RatingPlatf
     genuine = matrix.sparse(matrix.ratings).toarray()
     rated = matrix.sparse(np.ones(len(matrix.ratings))).toarray()
     found = mimicry(platform, profiles, np.random.default_rng(0))
+    thinned = 6 / (len(matrix.ratings) / 40)
     for p_value, difference in (
+        (found.t_matched, thinned * genuine.mean(axis=0) - fake.mean(axis=0)),
         (found.t_rating, genuine.mean(axis=0) - fake.mean(axis=0)),
         (found.t_rate, rated.mean(axis=0) - (fake != 0).mean(axis=0)),
     ):
         t = difference.mean() / (difference.std(ddof=1) / np.sqrt(30))
         assert p_value == pytest.approx(2.0 * stats.t.sf(abs(t), 29))
+
+
+def test_genuine_users_pass_calibrated_tests_as_often_as_p_says(platform: RatingPlatform) -> None:
+    """Others reject profiles that were cut from genuine ones for their length alone."""
+    matrix, rng = platform.matrix, np.random.default_rng(0)
+    lengths = np.diff(matrix.indptr)
+    able, found = np.flatnonzero(lengths >= 6), []
+    for _ in range(30):
+        rows = [
+            matrix.indptr[u] + rng.choice(lengths[u], 6, replace=False)
+            for u in rng.choice(able, 8, replace=False)
+        ]
+        items, ratings = (
+            np.stack([of[row] for row in rows]) for of in (matrix.item_ids, matrix.ratings)
+        )
+        found.append(mimicry(platform, platform.profiles(items, ratings, {}), rng))
+    for test in ("calibrated_t", "calibrated_ks"):
+        p = np.array([getattr(looks, test) for looks in found])
+        assert (p < 0.5).mean() == pytest.approx(0.5, abs=0.3)
+        assert (p < 0.05).mean() < 0.25
+
+
+def test_without_genuine_profiles_as_long_nothing_is_calibrated(platform: RatingPlatform) -> None:
+    items = np.tile(np.arange(30), (2, 1))
+    looks = mimicry(
+        platform, platform.profiles(items, np.ones(items.shape), {}), np.random.default_rng(0)
+    )
+    assert np.isnan([looks.calibrated_t, looks.calibrated_ks]).all()
 
 
 def test_groups_by_popularity_hold_equal_shares_of_ratings() -> None:
