@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from agents.gradient.ratings import RATING_ATTACKS, mimicry
@@ -14,6 +15,7 @@ from agents.gradient.ratings.sgld import SGLD, langevin_step, largest, rating_pr
 from recattack_gym.core import ArgumentError, AttackBudget, FakeProfiles, UnknownNameError
 from recattack_gym.datasets import SyntheticConfig, generate, with_generated_ratings
 from recattack_gym.simulator import RatingGoal, RatingPlatform
+from recattack_gym.victims.least_squares import Linearised
 
 CONFIG = {"ALS": {"embedding_size": 3, "reg": 1.0}, "NuclearNorm": {"reg": 3.0}}
 BUDGET = AttackBudget(n_fake_users=5, profile_size=6)
@@ -115,6 +117,42 @@ def test_beta_pulls_samples_towards_the_goal(platform: RatingPlatform) -> None:
         for beta in (0.0, 5.0)
     ]
     assert rmse[1] > rmse[0]
+
+
+def test_beta_multiplies_the_goals_gradient(platform: RatingPlatform) -> None:
+    """A target of twice the weight is worth twice the beta."""
+    goal = RatingGoal(availability=0.0, integrity=1.0, target_items=(3,))
+    once, weighty, eager = (
+        SGLD({"n_steps": 3, "beta": beta}).attack(
+            platform, replace(goal, weight=weight), BUDGET, np.random.default_rng(0)
+        )
+        for beta, weight in ((1.0, 1.0), (1.0, 2.0), (2.0, 1.0))
+    )
+    np.testing.assert_array_equal(weighty.item_ids, eager.item_ids)
+    given = [platform.shifted(profiles) for profiles in (once, weighty, eager)]
+    np.testing.assert_allclose(given[1], given[2], atol=1e-6)
+    assert not np.allclose(given[0], given[2], atol=1e-4)
+
+
+def test_sgld_sees_forced_targets_while_it_samples(
+    platform: RatingPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, retrain = [], RatingPlatform.retrain
+
+    def watched(
+        self: RatingPlatform,
+        items: NDArray[np.int64],
+        ratings: NDArray[np.float64],
+        *,
+        start: NDArray[np.float64] | None,
+        tolerance: float,
+    ) -> Linearised:
+        seen.append(bool((items == 3).any(axis=1).all()))
+        return retrain(self, items, ratings, start=start, tolerance=tolerance)
+
+    monkeypatch.setattr(RatingPlatform, "retrain", watched)
+    planned(SGLD({"n_steps": 2, "force_targets": True}), platform)
+    assert seen == [True, True]
 
 
 @pytest.mark.parametrize("support", ["top", "dense"])
