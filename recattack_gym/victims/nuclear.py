@@ -52,9 +52,8 @@ def complete(
         The solution, in balanced factors (`U^T U = V^T V`).
     """
     point, is_settled = Linearised.at(matrix, items, reg), False
-    if items.shape[
-        1
-    ]:  # an earlier solution, which has most directions: no need to approach it twice
+    if items.shape[1]:
+        # An earlier solution, which has most directions: no need to approach it twice
         point = _settled(matrix, items, reg, tolerance=tolerance, max_steps=max_steps)
         is_settled = True
     for _ in range(_ROUNDS):

@@ -161,6 +161,10 @@ def test_of_a_good_guess_conjugate_gradients_take_the_best_multiple() -> None:
     right = point.product(wanted)
     got = point.solve(right, blocks, tolerance=1e-9, max_iterations=1, start=-0.2 * wanted)
     np.testing.assert_allclose(got, wanted, atol=1e-8)
+    rough = np.random.default_rng(1).standard_normal(wanted.shape)
+    once = point.solve(right, blocks, tolerance=1e-9, max_iterations=1, start=rough)
+    length = (rough * right).sum() / (rough * point.product(rough)).sum()
+    np.testing.assert_allclose(point.product(once), length * point.product(rough), atol=1e-8)
     cold = point.solve(right, blocks, tolerance=1e-9, max_iterations=1)
     assert np.abs(cold - wanted).max() > 0.01 * np.abs(wanted).max()
 

@@ -259,6 +259,7 @@ def test_genuine_users_pass_calibrated_tests_as_often_as_p_says(platform: Rating
             np.stack([of[row] for row in rows]) for of in (matrix.item_ids, matrix.ratings)
         )
         found.append(mimicry(platform, platform.profiles(items, ratings, {}), rng))
+    assert np.median([looks.t_rate for looks in found]) < 0.05
     for test in ("calibrated_t", "calibrated_ks"):
         p = np.array([getattr(looks, test) for looks in found])
         assert (p < 0.5).mean() == pytest.approx(0.5, abs=0.3)
