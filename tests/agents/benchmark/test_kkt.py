@@ -56,7 +56,13 @@ def test_it_measures_both_victims_writes_and_resumes(
         "kkt-generated.png", "kkt-generated-beta.png",
     }  # fmt: skip
     assert str(result["table"]).rpartition("\n\n")[0] in page.read_text()
-    assert len(json.loads(page.with_suffix(".json").read_text())["pieces"]) == result["n_pieces"]
+    rows = json.loads(page.with_suffix(".json").read_text())["pieces"]
+    assert len(rows) == result["n_pieces"]
+    pushed = {(r["attack"], r["victim"]): r for r in rows if r.get("mu") == [0, 1]}
+    for attack in ("uniform", "pga"):  # with the target every fake user rates something else
+        for victim in victims:
+            free, forced = (pushed[name, victim] for name in (attack, f"{attack}+target"))
+            assert free["mimicry"]["t_matched"] != forced["mimicry"]["t_matched"]
 
     def measured_again(_: object) -> dict[str, object]:
         raise AssertionError("a finished piece was measured again")
@@ -88,6 +94,23 @@ def test_pieces_are_distinct_and_the_usual_beta_is_measured_once() -> None:
         ("sgld", 0.6),
         ("uniform", None),
     ]
+
+
+def test_only_the_usual_beta_counts_beside_other_attacks() -> None:
+    first = (1, 0)
+    rows = [row("sgld", first, rmse=0.2), row("pga", first, rmse=0.3)]
+    other = {**rows[0], "beta": 10.0, "rmse": 0.4}
+    elsewhere = {**rows[0], "size": 0.3}
+    assert kkt_report.attacks_of([*rows, other]) == rows
+    assert kkt_report.betas_of([*rows, other, elsewhere]) == [rows[0], other]
+
+
+def test_pictures_have_room_for_what_is_not_measured_yet(tmp_path: Path) -> None:
+    nuclear = row("pga", (0, 1), average_rating=0.2, clean_average_rating=0.1, victim="NuclearNorm")
+    rows = [row("pga", (1, 0), rmse=0.1, clean_rmse=0.0), nuclear]
+    (path,) = kkt_report.draw(rows, tmp_path)
+    assert path.name == "kkt-d.png"
+    assert path.stat().st_size > 5_000
 
 
 def test_claims_are_counted_by_what_the_rows_say() -> None:
