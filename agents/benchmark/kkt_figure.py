@@ -48,8 +48,9 @@ def draw_sizes(
                         [100 * size for size in x], y,
                         color=colour, linestyle=dash, marker=".", label=attack,
                     )  # fmt: skip
-            clean = np.mean([float(str(r[f"clean_{what}"])) for r in own])
-            axes.axhline(clean, color="#777777", linewidth=1, linestyle=":", label="clean")
+            if own:  # a run may have been killed before this panel
+                clean = np.mean([float(str(r[f"clean_{what}"])) for r in own])
+                axes.axhline(clean, color="#777777", linewidth=1, linestyle=":", label="clean")
             axes.set_title(f"{victim}, $\\mu$ = {goal}", fontsize=9)
             axes.set_ylabel("RMSE" if what == "rmse" else "average rating", fontsize=8)
             axes.tick_params(labelsize=7)
@@ -59,13 +60,7 @@ def draw_sizes(
     for axes in panels.ravel():
         handles, labels = axes.get_legend_handles_labels()
         marks |= dict(zip(labels, handles, strict=True))
-    figure.legend(
-        list(marks.values()),
-        list(marks),
-        loc="outside upper center",
-        ncols=len(marks),
-        frameon=False,
-    )
+    _legend(figure, marks)
     write_figure(figure, path)
 
 
@@ -81,29 +76,45 @@ def draw_beta(rows: Sequence[Row], rmse_goals: Sequence[tuple[int, int]], path: 
     figure = Figure(figsize=(3.1 * len(goals), 3.0), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(goals), squeeze=False).ravel()
+    marks: dict[str, Artist] = {}
     for axes, goal in zip(panels, goals, strict=True):
         own = [r for r in rows if _goal(r) == goal]
         what = "rmse" if goal in rmse_goals else "average_rating"
         x, y = _curve(own, "beta", what)
         places = range(len(x))  # betas span decades and begin at zero
-        axes.plot(places, y, color="#0072b2", marker="o")
+        axes.plot(places, y, color="#0072b2", marker="o", label="effect")
         axes.set_xticks(places, [f"{beta:g}" for beta in x])
         axes.set_ylabel("RMSE" if what == "rmse" else "average rating", color="#0072b2", fontsize=9)
         other = axes.twinx()
         tests = [{**r, **cast(Row, r["mimicry"])} for r in own]
         for test, dash, name in (
-            ("t_rating", "-", "p of paired t (ratings)"),
-            ("ks", "--", "p of Kolmogorov-Smirnov"),
+            ("calibrated_t", "-", "p of the t-test, calibrated"),
+            ("calibrated_ks", "--", "p of Kolmogorov-Smirnov, calibrated"),
         ):
-            p = np.maximum(_curve(tests, "beta", test)[1], 1e-300)
+            p = _curve(tests, "beta", test)[1]
             other.plot(places, p, color="#d55e00", marker=".", linestyle=dash, label=name)
+        other.axhline(0.05, color="#777777", linewidth=1, linestyle=":", label="p = 0.05")
         other.set_yscale("log")
+        other.set_ylim(0.004, 1.2)
         other.set_ylabel("p", color="#d55e00", fontsize=9)
-        other.legend(fontsize=7, frameon=False)
+        for each in (axes, other):
+            each.tick_params(labelsize=7)
+            marks |= dict(zip(*each.get_legend_handles_labels()[::-1], strict=True))
         axes.set_title(f"$\\mu$ = {goal}", fontsize=10)
         axes.grid(alpha=0.3)
     figure.supxlabel(r"$\beta$ of SGLD", fontsize=10)
+    _legend(figure, marks)
     write_figure(figure, path)
+
+
+def _legend(figure: Figure, marks: Mapping[str, Artist]) -> None:
+    figure.legend(
+        list(marks.values()),
+        list(marks),
+        loc="outside upper center",
+        ncols=len(marks),
+        frameon=False,
+    )
 
 
 def _goal(row: Row) -> tuple[int, ...]:

@@ -134,6 +134,11 @@ class RatingPlatform:
         averages: NDArray[np.float64] = self.clean.items @ self.clean.users.mean(axis=0)
         return averages
 
+    @cached_property
+    def clean_at_rated(self) -> NDArray[np.float64]:
+        """Clean predictions of the pairs that genuine users rated, in the order of `matrix`."""
+        return self.clean.at(self.matrix.user_ids, self.matrix.item_ids)
+
     # -- ratings on the log's scale and shifted to [-2, 2] -----------------------------------------
 
     def profiles(
@@ -216,6 +221,15 @@ class RatingPlatform:
             point = self.victim.solve(self.matrix, self.clean.items)
         else:
             point = self.retrain(profiles.item_ids, self.shifted(profiles))
+        return self.effect(point, goal)
+
+    def effect(self, point: Linearised, goal: RatingGoal) -> RatingOutcome:
+        """Measure a retrained victim.
+
+        Args:
+            point: What `retrain` returned.
+            goal: Whose utility and targets are meant.
+        """
         found = self.prediction(point)
         targets = as_ids("target_items", list(goal.target_items), below=self.n_items, shape=(None,))
         return RatingOutcome(

@@ -7,7 +7,7 @@ penalty.) Given V, the best U is one small solve per user, so everything below i
 `phi(V) = min_U f(U, V)`, whose Hessian is that of f with the users' block eliminated.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -199,6 +199,9 @@ class Linearised:
     """Cholesky factors of `reg I + sum v v^T`, shape `(n_users, k, k)`."""
     value: float
     """`phi(V)`."""
+    nearby_blocks: NDArray[np.float64] | None = None
+    """Cholesky factors `(n_items, k, k)` of the items' blocks at the last point that training passed, or
+    `None`: good enough to precondition with, and free."""
 
     @classmethod
     def at(cls, matrix: RatingMatrix, items: NDArray[np.float64], reg: float) -> "Linearised":
@@ -230,14 +233,12 @@ class Linearised:
         )  # fmt: skip
         return lower, moved
 
-    def product(
-        self, item_lower: NDArray[np.float64], z: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def product(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
         """Multiply the Hessian of `phi` with `z`, both `(n_items, k)`, in `O(n_entries k)`."""
         out = np.empty_like(z)
         reduced_product(
             self.matrix.indptr, self.matrix.item_ids, self.errors, self.users, self.items,
-            self.user_lower, item_lower, z, out,
+            self.reg, self.user_lower, z, out,
         )  # fmt: skip
         return out
 
@@ -263,10 +264,11 @@ class Linearised:
     def solve(
         self,
         right: NDArray[np.float64],
-        item_lower: NDArray[np.float64],
+        blocks: NDArray[np.float64],
         *,
         tolerance: float,
         max_iterations: int,
+        start: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
         """Solve `H z = right` for the Hessian of `phi` by preconditioned conjugate gradients.
 
@@ -276,33 +278,46 @@ class Linearised:
 
         Args:
             right: Shape `(n_items, k)`.
-            item_lower: See `item_systems`.
+            blocks: Cholesky factors of the item blocks, here (`item_systems`) or nearby, `(n_items, k, k)`.
             tolerance: Of the residual relative to `right`, both in the preconditioner's norm.
             max_iterations: The most products.
+            start: A guess of z, of which the best multiple is taken; that is the first product.
 
         Returns:
             Shape `(n_items, k)`; where curvature is not positive, the best found before.
         """
-        z = np.zeros_like(right)
-        residual = right.copy()
         turned = _Rotations(self.items)
-        scaled = np.empty_like(right)
-        solve_all_factored(item_lower, residual, scaled)
-        direction = scaled = turned.without(scaled)
+
+        def preconditioned(residual: NDArray[np.float64]) -> NDArray[np.float64]:
+            scaled = np.empty_like(residual)
+            solve_all_factored(blocks, residual, scaled)
+            return turned.without(scaled)
+
+        z, residual = np.zeros_like(right), right.copy()
+        scaled = preconditioned(residual)
         size = first = float((residual * scaled).sum())
+        if start is not None and first > 0.0:
+            guess = turned.without(start)
+            product = self.product(guess)
+            curvature = float((guess * product).sum())
+            if curvature > 0.0:
+                length = float((guess * right).sum()) / curvature
+                z, residual = length * guess, right - length * product
+                scaled = preconditioned(residual)
+                size = float((residual * scaled).sum())
+            max_iterations -= 1
+        direction = scaled
         for _ in range(max_iterations):
             if size <= tolerance**2 * first or first == 0.0:
                 break
-            product = self.product(item_lower, direction)
+            product = self.product(direction)
             curvature = float((direction * product).sum())
             if curvature <= 0.0:
                 return z if z.any() else direction
             step = size / curvature
             z += step * direction
             residual -= step * product
-            scaled = np.empty_like(right)
-            solve_all_factored(item_lower, residual, scaled)
-            scaled = turned.without(scaled)
+            scaled = preconditioned(residual)
             before, size = size, float((residual * scaled).sum())
             direction = scaled + (size / before) * direction
         return z
@@ -357,7 +372,7 @@ def minimise(
     Returns:
         The point, with its Hessian; its gradient tells whether the steps were enough.
     """
-    point = Linearised.at(matrix, items, reg)
+    point, lower = Linearised.at(matrix, items, reg), None
     for _ in range(sweeps):
         point = Linearised.at(matrix, point.item_systems()[1], reg)
     for _ in range(max_steps):
@@ -370,7 +385,7 @@ def minimise(
         step = point.solve(-gradient, lower, tolerance=forcing, max_iterations=200)
         slope = float((step * gradient).sum())
         point = _descend(point, step, slope) or Linearised.at(matrix, moved, reg)
-    return point
+    return replace(point, nearby_blocks=lower)
 
 
 def _descend(point: Linearised, step: NDArray[np.float64], slope: float) -> Linearised | None:

@@ -100,47 +100,64 @@ def reduced_product(
     errors: NDArray[np.float64],
     users: NDArray[np.float64],
     items: NDArray[np.float64],
+    reg: float,
     user_lower: NDArray[np.float64],
-    item_lower: NDArray[np.float64],
     z: NDArray[np.float64],
     out: NDArray[np.float64],
 ) -> None:
     """Multiply the Hessian, reduced to items (users minimised out), with `z`; `(n_items, k)` both.
 
-    `out_j = A_j z_j - sum_i H_ji B_i^{-1} sum_l H_il z_l`, where `H_ij z = v_j (u_i . z) - e_ij z` over
-    the entries, `A_j` is the block of item j and `B_i` that of user i, both as Cholesky factors.
+    `out_j = A_j z_j - sum_i H_ji w_i`, `w_i = B_i^{-1} sum_l H_il z_l`, where over the entries
+    `H_ij z = v_j (u_i . z) - e_ij z`, `A_j = reg I + sum_i u_i u_i^T`, and B_i is the block of user i, given
+    as its Cholesky factor. An entry adds `u_i (u_i . z_j - v_j . w_i) + e_ij w_i`: the item blocks, which are
+    larger than everything else together, are never read.
     """
     k = users.shape[1]
     for item in range(len(items)):
-        lower, v, y = item_lower[item], z[item], out[item]
         for a in range(k):
-            y[a] = 0.0
-        for c in range(k):  # L (L^T z)
-            total = 0.0
-            for b in range(c, k):
-                total += lower[b, c] * v[b]
-            for a in range(c, k):
-                y[a] += lower[a, c] * total
-    w = np.empty(k)
+            out[item, a] = reg * z[item, a]
+    w, through = np.empty(k), np.empty(len(items))  # a user has no item twice
     for user in range(len(users)):
-        u = users[user]
+        u, start, end = users[user], indptr[user], indptr[user + 1]
         for a in range(k):
             w[a] = 0.0
-        for entry in range(indptr[user], indptr[user + 1]):
+        for entry in range(start, end):
             v, v_z, e = items[columns[entry]], z[columns[entry]], errors[entry]
             total = 0.0
             for a in range(k):
                 total += u[a] * v_z[a]
+            through[entry - start] = total
             for a in range(k):
                 w[a] += v[a] * total - e * v_z[a]
         solve_factored(user_lower[user], w, w)
-        for entry in range(indptr[user], indptr[user + 1]):
+        for entry in range(start, end):
             v, y, e = items[columns[entry]], out[columns[entry]], errors[entry]
-            total = 0.0
+            total = through[entry - start]
             for a in range(k):
-                total += v[a] * w[a]
+                total -= v[a] * w[a]
             for a in range(k):
-                y[a] -= u[a] * total - e * w[a]
+                y[a] += u[a] * total + e * w[a]
+
+
+@compiled
+def take_products(
+    indptr: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    values: NDArray[np.float64],
+    left: NDArray[np.float64],
+    right: NDArray[np.float64],
+    to_users: NDArray[np.float64],
+    to_items: NDArray[np.float64],
+) -> None:
+    """Take `S right` off `to_users` `(m, k)`, `S^T left` off `to_items` `(n, k)`, S sparse with `values`."""
+    k = left.shape[1]
+    for user in range(len(left)):
+        u, y = left[user], to_users[user]
+        for entry in range(indptr[user], indptr[user + 1]):
+            v, x, value = right[columns[entry]], to_items[columns[entry]], values[entry]
+            for a in range(k):
+                y[a] -= value * v[a]
+                x[a] -= value * u[a]
 
 
 @compiled

@@ -51,14 +51,14 @@ def complete(
     Returns:
         The solution, in balanced factors (`U^T U = V^T V`).
     """
-    point = Linearised.at(matrix, items, reg)
+    point, is_settled = Linearised.at(matrix, items, reg), False
     if items.shape[1]:
-        point = _settled(matrix, items, reg, tolerance=_LOOSE, max_steps=max_steps)
-    is_settled = False
+        # An earlier solution, which has most directions: no need to approach it twice
+        point = _settled(matrix, items, reg, tolerance=tolerance, max_steps=max_steps)
+        is_settled = True
     for _ in range(_ROUNDS):
         rank = point.items.shape[1]
-        wanted = 1 if is_settled else max(_AT_ONCE, rank // 2)
-        added = _missing_directions(point, min(wanted, max_rank - rank))
+        added = _missing_directions(point, min(max(_AT_ONCE, rank // 2), max_rank - rank))
         if added.shape[1]:
             start, is_settled = np.hstack([point.items, added]), False
             point = _settled(matrix, start, reg, tolerance=_LOOSE, max_steps=max_steps)
@@ -106,14 +106,23 @@ def _missing_directions(point: Linearised, n_most: int) -> NDArray[np.float64]:
         n_most: The most directions, may be negative.
 
     Returns:
-        Shape `(n_items, n)`, scaled as factors of one step of soft-impute.
+        Shape `(n_items, n)`, each scaled to the c that is best for `X + c l r^T` alone: `(s - reg) / sum
+        (l_i r_j)^2` over the rated pairs. (Soft-impute's step has 1 for the sum, far too short where few
+        pairs are rated; training then takes dozens of steps to leave the saddle.)
     """
+    matrix = point.matrix
     if n_most <= 0:
-        return np.zeros((point.matrix.n_items, 0))
+        return np.zeros((matrix.n_items, 0))
     left, _, right = singular(point.users, point.items)
-    values, vectors = _top_outside(point.matrix.sparse(point.errors), left, right, n_most)
+    residual = matrix.sparse(point.errors)
+    values, vectors = _top_outside(residual, left, right, n_most)
     above = values > point.reg * (1.0 + _SLACK)
-    scaled: NDArray[np.float64] = vectors[:, above] * np.sqrt(values[above] - point.reg)
+    values, vectors = values[above], vectors[:, above]
+    partners = residual @ vectors
+    partners = (partners - left @ (left.T @ partners)) / values
+    rated = matrix.sparse(np.ones(len(point.errors)))
+    weights = (partners**2 * (rated @ vectors**2)).sum(axis=0)
+    scaled: NDArray[np.float64] = vectors * np.sqrt((values - point.reg) / weights)
     return scaled
 
 

@@ -114,7 +114,7 @@ def test_gradient_and_hessian_of_phi_are_those_of_dense_algebra() -> None:
         up, down = (Linearised.at(matrix, items, REG).value for items in moved)
         assert point.gradient()[place] == pytest.approx((up - down) / (2 * step), rel=1e-6)
     z = np.random.default_rng(3).standard_normal(point.items.shape)
-    product = point.product(point.item_systems()[0], z)
+    product = point.product(z)
     np.testing.assert_allclose(product.ravel(), reduced_hessian(point) @ z.ravel(), atol=1e-11)
     w = np.random.default_rng(4).standard_normal(point.users.shape)
     size = point.users.size
@@ -144,6 +144,47 @@ def test_conjugate_gradients_solve_with_the_singular_hessian() -> None:
     lower, _ = point.item_systems()
     z = point.solve(right, lower, tolerance=1e-12, max_iterations=500)
     np.testing.assert_allclose(hessian @ z.ravel(), right.ravel(), atol=1e-8)
+
+
+def settled(k: int = 3) -> Linearised:
+    matrix = random_matrix(20, 16, 0.6)
+    start = np.random.default_rng(0).standard_normal((16, k))
+    return minimise(matrix, start, REG, sweeps=10, tolerance=1e-11, max_steps=100)
+
+
+def test_of_a_good_guess_conjugate_gradients_take_the_best_multiple() -> None:
+    point = settled()
+    blocks, _ = point.item_systems()
+    wanted = point.solve(
+        point.product(point.items), blocks, tolerance=1e-12, max_iterations=500
+    )  # fmt: skip
+    right = point.product(wanted)
+    got = point.solve(right, blocks, tolerance=1e-9, max_iterations=1, start=-0.2 * wanted)
+    np.testing.assert_allclose(got, wanted, atol=1e-8)
+    rough = np.random.default_rng(1).standard_normal(wanted.shape)
+    once = point.solve(right, blocks, tolerance=1e-9, max_iterations=1, start=rough)
+    length = (rough * right).sum() / (rough * point.product(rough)).sum()
+    np.testing.assert_allclose(point.product(once), length * point.product(rough), atol=1e-8)
+    cold = point.solve(right, blocks, tolerance=1e-9, max_iterations=1)
+    assert np.abs(cold - wanted).max() > 0.01 * np.abs(wanted).max()
+
+
+def test_a_useless_guess_costs_no_exactness() -> None:
+    point = settled()
+    blocks, _ = point.item_systems()
+    right = point.product(np.random.default_rng(1).standard_normal(point.items.shape))
+    wanted = point.solve(right, blocks, tolerance=1e-12, max_iterations=500)
+    for guess in (np.random.default_rng(2).standard_normal(right.shape), np.zeros_like(right)):
+        got = point.solve(right, blocks, tolerance=1e-12, max_iterations=500, start=guess)
+        np.testing.assert_allclose(point.product(got), point.product(wanted), atol=1e-8)
+
+
+def test_training_leaves_blocks_that_precondition_as_well_as_exact_ones() -> None:
+    point = settled()
+    exact, _ = point.item_systems()
+    assert point.nearby_blocks is not None
+    near, own = (np.tril(blocks) for blocks in (point.nearby_blocks, exact))
+    np.testing.assert_allclose(near, own, atol=1e-3)
 
 
 def test_training_ends_where_alternation_alone_would() -> None:

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from recattack_gym.victims import NuclearNorm, nuclear
-from recattack_gym.victims.least_squares import RatingMatrix
+from recattack_gym.victims.least_squares import Linearised, RatingMatrix
 
 REG = 2.0
 
@@ -65,6 +65,21 @@ def test_the_conditions_of_optimality_hold(
     assert np.abs(u.T @ rest).max() < 1e-6
     assert np.abs(rest @ v).max() < 1e-6
     assert np.linalg.norm(rest, 2) <= 1.0 + 1e-6
+
+
+def test_a_new_direction_starts_at_its_own_best_length() -> None:
+    """For `c l r^T` alone: the derivative of `1/2 sum (a_ij - c l_i r_j)^2 + reg c` in c is zero."""
+    matrix = low_rank_matrix(30, 22)
+    point = Linearised.at(matrix, np.zeros((22, 0)), REG)
+    added = nuclear._missing_directions(point, 2)
+    left, s, right = np.linalg.svd(matrix.sparse(matrix.ratings).toarray())
+    for k in range(2):
+        length = added[:, k] @ added[:, k]
+        assert abs(right[k] @ added[:, k]) == pytest.approx(np.sqrt(length))
+        by_pair = left[matrix.user_ids, k] * right[k, matrix.item_ids]
+        slope = REG - ((matrix.ratings - length * by_pair) * by_pair).sum()
+        assert abs(slope) < 1e-8 * s[0]
+        assert length > 1.3 * (s[k] - REG)  # soft-impute's step is far shorter
 
 
 def test_where_training_starts_does_not_matter() -> None:

@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recattack_gym.metrics.ratings import Prediction
 from recattack_gym.simulator.ratings import RatingGoal, RatingPlatform
 from recattack_gym.victims.least_squares import Linearised
+from recattack_gym.victims.least_squares_kernel import solve_all_factored, take_products
 from recattack_gym.victims.nuclear import singular
 
 Gradient = Literal["exact", "paper"]
@@ -52,12 +52,12 @@ def utility_gradient(
         goal: What R is.
     """
     found = platform.prediction(point)
-    return UtilityGradient(*_products(platform, found, goal, found.users, found.items))
+    return UtilityGradient(*_products(platform, point, goal, found.users, found.items))
 
 
 def _products(
     platform: RatingPlatform,
-    found: Prediction,
+    point: Linearised,
     goal: RatingGoal,
     left: NDArray[np.float64],
     right: NDArray[np.float64],
@@ -67,10 +67,14 @@ def _products(
     to_users, to_items = np.zeros_like(left), np.zeros_like(right)
     if first:
         matrix = platform.matrix
-        change = found.minus(platform.clean)
-        seen = matrix.sparse(change.at(matrix.user_ids, matrix.item_ids))
-        to_users += 2.0 * first * (change.users @ (change.items.T @ right) - seen @ right)
-        to_items += 2.0 * first * (change.items @ (change.users.T @ left) - seen.T @ left)
+        change = platform.prediction(point).minus(platform.clean)
+        to_users += change.users @ (change.items.T @ right)
+        to_items += change.items @ (change.users.T @ left)
+        # Genuine ratings come first, and what the victim predicts for them it has computed already
+        seen = matrix.ratings - point.errors[: len(matrix.ratings)] - platform.clean_at_rated
+        take_products(matrix.indptr, matrix.item_ids, seen, left, right, to_users, to_items)
+        to_users *= 2.0 * first
+        to_items *= 2.0 * first
     if second:
         targets = np.array(goal.target_items, dtype=np.int64)
         to_users += second * right[targets].sum(axis=0)
@@ -84,7 +88,8 @@ def exact_gradient(
     *,
     tolerance: float = 1e-3,
     max_iterations: int = 500,
-) -> NDArray[np.float64]:
+    start: NDArray[np.float64] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return `dR / dM` at the fake ratings by the adjoint of the optimality conditions.
 
     With `g(theta, M) = 0` the gradient of the victim's objective in `theta = (U, V)` and H its Hessian, solve
@@ -99,29 +104,28 @@ def exact_gradient(
         utility: The derivative of R there.
         tolerance: Of conjugate gradients, relative.
         max_iterations: The most products with the Hessian.
+        start: A guess of the adjoint `z_V`, shape `(n_items, k)`.
 
     Returns:
-        Shape `(n_fake_ratings,)`, in the order of `point.matrix`'s entries.
+        The gradient, shape `(n_fake_ratings,)`, in the order of `point.matrix`'s entries; and `z_V`.
     """
     m = len(utility.to_users)
     right = np.zeros_like(point.users)
     right[:m] = utility.to_users
-    lower, _ = point.item_systems()
+    blocks = point.item_systems()[0] if point.nearby_blocks is None else point.nearby_blocks
     reduced = utility.to_items - point.push(point.solve_users(right))
-    z_items = point.solve(reduced, lower, tolerance=tolerance, max_iterations=max_iterations)
+    z_items = point.solve(
+        reduced, blocks, tolerance=tolerance, max_iterations=max_iterations, start=start
+    )
     users, items, errors = _fake_entries(point, m)
     u, v, z_v = point.users[users], point.items[items], z_items[items]
     by_items: NDArray[np.float64] = (u * z_v).sum(axis=1)
-    pull = v * by_items[:, None] - errors[:, None] * z_v
+    pull = errors[:, None] * z_v - v * by_items[:, None]
     z_users = np.zeros((len(point.users) - m, u.shape[1]))
-    np.add.at(z_users, users - m, -pull)
-    z_users = (
-        np.stack([_solve(point.user_lower[m + i], row) for i, row in enumerate(z_users)])
-        if len(z_users)
-        else z_users
-    )
+    np.add.at(z_users, users - m, pull)
+    solve_all_factored(point.user_lower[m:], z_users, z_users)
     by_users: NDArray[np.float64] = (z_users[users - m] * v).sum(axis=1)
-    return by_users + by_items
+    return by_users + by_items, z_items
 
 
 def paper_als_gradient(point: Linearised, utility: UtilityGradient) -> NDArray[np.float64]:
@@ -135,8 +139,10 @@ def paper_als_gradient(point: Linearised, utility: UtilityGradient) -> NDArray[n
     """
     lower, _ = point.item_systems()
     users, items, _ = _fake_entries(point, len(utility.to_users))
-    moved = {item: _solve(lower[item], utility.to_items[item]) for item in np.unique(items)}
-    return np.array([point.users[u] @ moved[i] for u, i in zip(users, items, strict=True)])
+    moved = np.empty_like(point.items)
+    solve_all_factored(lower, utility.to_items, moved)
+    gradient: NDArray[np.float64] = (point.users[users] * moved[items]).sum(axis=1)
+    return gradient
 
 
 def paper_nuclear_gradient(
@@ -158,8 +164,7 @@ def paper_nuclear_gradient(
     """
     m = platform.n_users
     left, values, right = singular(point.users, point.items)
-    found = platform.prediction(point)
-    to_users, to_items = _products(platform, found, goal, left[:m], right)
+    to_users, to_items = _products(platform, point, goal, left[:m], right)
     by_sigma: NDArray[np.float64] = (left[:m] * to_users).sum(axis=0)
     scale = values + point.reg
     users, items, _ = _fake_entries(point, m)
@@ -237,6 +242,75 @@ def svt_adjoint(
     return np.where(observed, derivative(y), 0.0)
 
 
+class RatingGradient:
+    """`dR / dM` at one retrained victim after another, as an attack moves its ratings.
+
+    The exact gradient's linear system starts from the answer of the call before: ratings move little between
+    two steps. What is returned is as exact as `tolerance` and `max_iterations` say.
+
+    Args:
+        platform: The platform.
+        goal: What R is.
+        gradient: `"exact"`, or `"paper"` for the paper's approximation as corrected.
+        tolerance: Of the exact one's linear system.
+        max_iterations: The most products with the Hessian per call; fewer than `tolerance` needs leave an
+            approximation, which gets better from call to call.
+    """
+
+    def __init__(
+        self,
+        platform: RatingPlatform,
+        goal: RatingGoal,
+        gradient: Gradient = "exact",
+        *,
+        tolerance: float = 1e-3,
+        max_iterations: int = 500,
+    ) -> None:
+        self._platform, self._goal, self._gradient = platform, goal, gradient
+        self._tolerance, self._max_iterations = tolerance, max_iterations
+        self._last: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+
+    def at(self, point: Linearised) -> NDArray[np.float64]:
+        """Return `dR / dM` at what `platform.retrain` returned.
+
+        Returns:
+            Shape `(n_fake_ratings,)`: by fake user, then by item id.
+        """
+        platform, goal = self._platform, self._goal
+        if self._gradient == "paper" and platform.victim.name == "NuclearNorm":
+            return paper_nuclear_gradient(platform, point, goal)
+        utility = utility_gradient(platform, point, goal)
+        if self._gradient == "paper":
+            return paper_als_gradient(point, utility)
+        start = None if self._last is None else carried(*self._last, point.items)
+        slope, adjoint = exact_gradient(
+            point, utility, tolerance=self._tolerance, max_iterations=self._max_iterations, start=start
+        )  # fmt: skip
+        self._last = point.items, adjoint
+        return slope
+
+
+def carried(
+    before: NDArray[np.float64], z: NDArray[np.float64], now: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return an adjoint of one solution in the coordinates of the next: `z Q`, `before Q ~ now`.
+
+    Factors are free up to a rotation, and a decomposition may flip, swap, add or drop their columns.
+
+    Args:
+        before: Item factors that `z` belongs to, shape `(n_items, k)`.
+        z: Same shape.
+        now: Item factors of the next solution, shape `(n_items, k')`.
+
+    Returns:
+        Shape `(n_items, k')`.
+    """
+    gram = before.T @ before
+    turn = np.linalg.lstsq(gram, before.T @ now, rcond=None)[0]
+    moved: NDArray[np.float64] = z @ turn
+    return moved
+
+
 def rating_gradient(
     platform: RatingPlatform,
     point: Linearised,
@@ -245,24 +319,8 @@ def rating_gradient(
     *,
     tolerance: float = 1e-3,
 ) -> NDArray[np.float64]:
-    """Return `dR / dM` at the fake ratings of a platform's retrained victim.
-
-    Args:
-        platform: The platform.
-        point: What `platform.retrain` returned.
-        goal: What R is.
-        gradient: `"exact"`, or `"paper"` for the paper's approximation as corrected.
-        tolerance: Of the exact one's linear system.
-
-    Returns:
-        Shape `(n_fake_ratings,)`: by fake user, then by item id.
-    """
-    if gradient == "paper" and platform.victim.name == "NuclearNorm":
-        return paper_nuclear_gradient(platform, point, goal)
-    utility = utility_gradient(platform, point, goal)
-    if gradient == "paper":
-        return paper_als_gradient(point, utility)
-    return exact_gradient(point, utility, tolerance=tolerance)
+    """Return `dR / dM` at the fake ratings of one retrained victim; see `RatingGradient`."""
+    return RatingGradient(platform, goal, gradient, tolerance=tolerance).at(point)
 
 
 def _fake_entries(
@@ -271,10 +329,3 @@ def _fake_entries(
     """Return users, items and errors of the fake ratings, which follow the genuine ones."""
     start = int(point.matrix.indptr[m])
     return point.matrix.user_ids[start:], point.matrix.item_ids[start:], point.errors[start:]
-
-
-def _solve(lower: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.linalg import cho_solve
-
-    solved: NDArray[np.float64] = cho_solve((lower, True), right)
-    return solved

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,14 @@ from recattack_gym.victims.least_squares import TOP
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RatingAttackConfig:
     """Settings of an attack on predicted ratings; each has its own subclass."""
+
+    force_targets: bool = False
+    """Whether every fake user rates the targets, which the paper's do not. Ratings of other items move a
+    target little, and by the paper's gradient not at all."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.force_targets, bool):
+            raise ArgumentError(f"force_targets must be True or False, got {self.force_targets!r}")
 
 
 class RatingAttack(ABC):
@@ -46,7 +54,8 @@ class RatingAttack(ABC):
         for setting in config or {}:
             if setting not in known:
                 raise UnknownNameError(f"setting of {self.name}", setting, known)
-        self.config = self.config_class(**(config or {}))
+        values: Mapping[str, Any] = config or {}  # each is checked where it is declared
+        self.config = self.config_class(**values)
 
     @final
     def attack(
@@ -68,13 +77,19 @@ class RatingAttack(ABC):
             Profiles with ratings on the log's scale.
 
         Raises:
-            ArgumentError: If the catalogue is smaller than a profile or lacks a target.
+            ArgumentError: If the catalogue is smaller than a profile or lacks a target, or a profile has no
+                room for the targets that it has to rate.
         """
         as_generator("rng", rng)
         as_ids("target_items", list(goal.target_items), below=platform.n_items, shape=(None,))
         if budget.profile_size > platform.n_items:
             raise ArgumentError(
                 f"profile_size must be <= n_items = {platform.n_items}, got {budget.profile_size}"
+            )
+        if len(self._forced(goal)) > budget.profile_size:
+            raise ArgumentError(
+                f"profile_size must be >= {len(goal.target_items)}, the number of forced targets, got "
+                f"{budget.profile_size}"
             )
         items, ratings = self._attack(platform, goal, budget, rng)
         shape = (budget.n_fake_users, budget.profile_size)
@@ -91,6 +106,11 @@ class RatingAttack(ABC):
             "log_hash": platform.log.content_hash,
         }
         return platform.profiles(items, ratings, header)
+
+    @final
+    def _forced(self, goal: RatingGoal) -> tuple[int, ...]:
+        """Return the items that every fake user has to rate."""
+        return goal.target_items if self.config.force_targets else ()
 
     @abstractmethod
     def _attack(
@@ -109,16 +129,8 @@ def random_items(
     forced: tuple[int, ...],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Draw distinct items for each fake user, `forced` among them; shape `(N, T)`, sorted by row.
-
-    Raises:
-        ArgumentError: If a profile has no room for the forced items.
-    """
+    """Draw distinct items for each fake user, `forced` among them; shape `(N, T)`, sorted by row."""
     size = budget.profile_size
-    if len(forced) > size:
-        raise ArgumentError(
-            f"profile_size must be >= {len(forced)}, the number of forced targets, got {size}"
-        )
     others = np.setdiff1d(np.arange(n_items), forced)
     rows = [
         np.concatenate([forced, rng.choice(others, size - len(forced), replace=False)])

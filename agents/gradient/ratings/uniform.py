@@ -15,16 +15,13 @@ from recattack_gym.victims.least_squares import TOP
 class UniformConfig(RatingAttackConfig):
     """Settings of Uniform."""
 
-    force_targets: bool = False
-    """Whether every fake user rates the targets; the paper's does not."""
-
 
 class Uniform(RatingAttack):
     """Rate random items at random.
 
     Li, Wang, Singh & Vorobeychik, NIPS 2016, section 5: "uniform attacks".
 
-    Differs from the paper: none.
+    Differs from the paper: `force_targets` is ours.
     """
 
     name = "uniform"
@@ -38,6 +35,5 @@ class Uniform(RatingAttack):
         budget: AttackBudget,
         rng: np.random.Generator,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        forced = goal.target_items if self.config.force_targets else ()
-        items = random_items(platform.n_items, budget, forced, rng)
+        items = random_items(platform.n_items, budget, self._forced(goal), rng)
         return items, rng.uniform(-TOP, TOP, items.shape)

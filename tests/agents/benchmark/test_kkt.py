@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.benchmark import kkt
+from agents.benchmark import kkt, kkt_measure, kkt_report
+from agents.benchmark.kkt_measure import MEASURES
+from agents.benchmark.kkt_pieces import all_pieces
 from recattack_gym.core import ArgumentError, Interactions, UnknownNameError
 
 TINY = ("--steps", "1", "--nuclear-steps", "1", "--items-per-user", "5")
@@ -20,15 +22,15 @@ def arguments(*words: str) -> argparse.Namespace:
 
 
 def row(attack: str, mu: tuple[int, int], **values: object) -> dict[str, object]:
-    p = {"t_rating": 0.01, "t_rate": 0.01, "ks": 0.01, "chi_square": 0.01}
+    p = dict.fromkeys(kkt_report.TESTS, 0.01)
     return {
-        "dataset": "d", "victim": "ALS", "size": 0.1, "seed": 0, "attack": attack, "mu": list(mu),
-        "mimicry": p, **values,
+        "kind": "attack", "beta": 0.6 if attack == "sgld" else None, "dataset": "d", "victim": "ALS",
+        "size": 0.1, "seed": 0, "attack": attack, "mu": list(mu), "mimicry": p, **values,
     }  # fmt: skip
 
 
 def holds(rows: list[dict[str, object]], text: str) -> tuple[object, object]:
-    (claim,) = [c for c in kkt.claims(rows, []) if c["claim"] == text]
+    (claim,) = [c for c in kkt_report.claims(rows, []) if c["claim"] == text]
     return claim["holds"], claim["cases"]
 
 
@@ -54,17 +56,61 @@ def test_it_measures_both_victims_writes_and_resumes(
         "kkt-generated.png", "kkt-generated-beta.png",
     }  # fmt: skip
     assert str(result["table"]).rpartition("\n\n")[0] in page.read_text()
-    assert len(json.loads(page.with_suffix(".json").read_text())["pieces"]) == result["n_pieces"]
+    rows = json.loads(page.with_suffix(".json").read_text())["pieces"]
+    assert len(rows) == result["n_pieces"]
+    pushed = {(r["attack"], r["victim"]): r for r in rows if r.get("mu") == [0, 1]}
+    for attack in ("uniform", "pga"):  # with the target every fake user rates something else
+        for victim in victims:
+            free, forced = (pushed[name, victim] for name in (attack, f"{attack}+target"))
+            assert free["mimicry"]["t_matched"] != forced["mimicry"]["t_matched"]
 
     def measured_again(_: object) -> dict[str, object]:
         raise AssertionError("a finished piece was measured again")
 
-    monkeypatch.setattr(kkt, "MEASURES", dict.fromkeys(kkt.MEASURES, measured_again))
+    monkeypatch.setattr(kkt, "MEASURES", dict.fromkeys(MEASURES, measured_again))
     assert kkt.run(arguments(*words))["table"] == result["table"]
     with pytest.raises(AssertionError, match="measured again"):
         kkt.run(arguments(*words, "--seeds", "1"))
+    for path in [*Path(out).glob("*attack*")][::3]:  # as if killed, and in the middle of a file
+        path.write_text(path.read_text()[:40])
+    part = kkt.run(arguments(*words, "--report-only", "--figures", str(tmp_path / "part")))
+    assert 0 < int(str(part["n_finished"])) < int(str(part["n_pieces"]))
+    assert part["figures"]
     empty = kkt.run(arguments(*words, "--seeds", "1", "--report-only"))
     assert empty["n_finished"] == 4  # what no seed decides
+
+
+def test_pieces_are_distinct_and_the_usual_beta_is_measured_once() -> None:
+    pieces = all_pieces(arguments("--datasets", "generated", "--betas", "0", "0.6"))
+    assert len({str(sorted(piece.items())) for piece in pieces}) == len(pieces)
+    first = [
+        piece for piece in pieces
+        if (piece.get("mu"), piece.get("size"), piece["victim"]) == ([1, 0], 0.03, "ALS")
+    ]  # fmt: skip
+    named = [(piece["attack"], piece["beta"]) for piece in first]
+    assert sorted(named, key=str) == [
+        ("pga", None),
+        ("sgld", 0.0),
+        ("sgld", 0.6),
+        ("uniform", None),
+    ]
+
+
+def test_only_the_usual_beta_counts_beside_other_attacks() -> None:
+    first = (1, 0)
+    rows = [row("sgld", first, rmse=0.2), row("pga", first, rmse=0.3)]
+    other = {**rows[0], "beta": 10.0, "rmse": 0.4}
+    elsewhere = {**rows[0], "size": 0.3}
+    assert kkt_report.attacks_of([*rows, other]) == rows
+    assert kkt_report.betas_of([*rows, other, elsewhere]) == [rows[0], other]
+
+
+def test_pictures_have_room_for_what_is_not_measured_yet(tmp_path: Path) -> None:
+    nuclear = row("pga", (0, 1), average_rating=0.2, clean_average_rating=0.1, victim="NuclearNorm")
+    rows = [row("pga", (1, 0), rmse=0.1, clean_rmse=0.0), nuclear]
+    (path,) = kkt_report.draw(rows, tmp_path)
+    assert path.name == "kkt-d.png"
+    assert path.stat().st_size > 5_000
 
 
 def test_claims_are_counted_by_what_the_rows_say() -> None:
@@ -89,7 +135,7 @@ def test_a_part_of_a_log_keeps_active_users_and_the_most_rated_items() -> None:
     rng = np.random.default_rng(0)
     users, items = np.nonzero(rng.random((60, 50)) < np.linspace(0.2, 0.9, 50))
     log = Interactions(users, items, 60, 50, ratings=(items % 5 + 1).astype(np.float64))
-    part = kkt.part_of(log, 20, 30, rng)
+    part = kkt_measure.part_of(log, 20, 30, rng)
     kept = np.sort(np.argsort(-log.item_popularity, kind="stable")[:30])
     assert (part.n_users, part.n_items) == (20, 30)
     assert np.diff(part.indptr).min() >= 20

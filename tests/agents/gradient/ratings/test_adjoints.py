@@ -5,6 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from agents.gradient.ratings.adjoints import (
+    RatingGradient,
+    carried,
     paper_nuclear_gradient,
     rating_gradient,
     svt_adjoint,
@@ -154,6 +156,31 @@ def test_the_papers_nuclear_gradient_is_its_formula(goal: RatingGoal) -> None:
         wanted[i, t] += sum(left[:, k] @ outer @ v[:, k] * u[k] * v[j, k] for k in range(rank))
     got = paper_nuclear_gradient(case.platform, point, goal, ridge=ridge).reshape(wanted.shape)
     np.testing.assert_allclose(got, wanted, atol=1e-8 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=str)
+def test_gradients_along_a_path_are_those_of_single_points(case: Case, goal: RatingGoal) -> None:
+    along = RatingGradient(case.platform, goal, tolerance=1e-11)
+    hasty = RatingGradient(case.platform, goal, tolerance=1e-11, max_iterations=3)
+    ratings, start, errors = case.ratings, None, []
+    for _ in range(4):
+        point = case.platform.retrain(case.items, ratings, start=start)
+        alone = rating_gradient(case.platform, point, goal, "exact", tolerance=1e-11)
+        size = np.linalg.norm(alone)
+        assert np.linalg.norm(along.at(point) - alone) < 1e-7 * size
+        errors.append(np.linalg.norm(hasty.at(point) - alone) / size)
+        ratings = np.clip(ratings + 0.005 * np.sign(alone).reshape(ratings.shape), -2, 2)
+        start = point.items
+    assert errors[-1] < 0.5 * errors[0]  # it goes on where it was
+
+
+def test_an_adjoint_is_carried_through_turns_flips_and_lost_columns() -> None:
+    rng = np.random.default_rng(0)
+    before, z = rng.standard_normal((30, 4)), rng.standard_normal((30, 4))
+    turn, _ = np.linalg.qr(rng.standard_normal((4, 4)))
+    turn[:, 0] *= -1.0
+    np.testing.assert_allclose(carried(before, z, before @ turn), z @ turn)
+    np.testing.assert_allclose(carried(before, z, before[:, [2, 0]]), z[:, [2, 0]], atol=1e-12)
 
 
 def test_the_papers_gradient_points_roughly_where_the_exact_one_does(case: Case) -> None:

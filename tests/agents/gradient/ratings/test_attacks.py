@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from agents.gradient.ratings import RATING_ATTACKS, mimicry
@@ -14,6 +15,7 @@ from agents.gradient.ratings.sgld import SGLD, langevin_step, largest, rating_pr
 from recattack_gym.core import ArgumentError, AttackBudget, FakeProfiles, UnknownNameError
 from recattack_gym.datasets import SyntheticConfig, generate, with_generated_ratings
 from recattack_gym.simulator import RatingGoal, RatingPlatform
+from recattack_gym.victims.least_squares import Linearised
 
 CONFIG = {"ALS": {"embedding_size": 3, "reg": 1.0}, "NuclearNorm": {"reg": 3.0}}
 BUDGET = AttackBudget(n_fake_users=5, profile_size=6)
@@ -50,7 +52,7 @@ def test_the_budget_is_spent_on_distinct_items_and_the_seed_decides(
     assert first.header["log_hash"] == platform.log.content_hash
 
 
-@pytest.mark.parametrize("name", ["uniform", "pga"])
+@pytest.mark.parametrize("name", sorted(RATING_ATTACKS))
 def test_targets_can_be_forced_into_every_profile(name: str, platform: RatingPlatform) -> None:
     attack = RATING_ATTACKS[name]({**QUICK[name], "force_targets": True})
     assert (planned(attack, platform).item_ids == 3).any(axis=1).all()
@@ -117,6 +119,42 @@ def test_beta_pulls_samples_towards_the_goal(platform: RatingPlatform) -> None:
     assert rmse[1] > rmse[0]
 
 
+def test_beta_multiplies_the_goals_gradient(platform: RatingPlatform) -> None:
+    """A target of twice the weight is worth twice the beta."""
+    goal = RatingGoal(availability=0.0, integrity=1.0, target_items=(3,))
+    once, weighty, eager = (
+        SGLD({"n_steps": 3, "beta": beta}).attack(
+            platform, replace(goal, weight=weight), BUDGET, np.random.default_rng(0)
+        )
+        for beta, weight in ((1.0, 1.0), (1.0, 2.0), (2.0, 1.0))
+    )
+    np.testing.assert_array_equal(weighty.item_ids, eager.item_ids)
+    given = [platform.shifted(profiles) for profiles in (once, weighty, eager)]
+    np.testing.assert_allclose(given[1], given[2], atol=1e-6)
+    assert not np.allclose(given[0], given[2], atol=1e-4)
+
+
+def test_sgld_sees_forced_targets_while_it_samples(
+    platform: RatingPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, retrain = [], RatingPlatform.retrain
+
+    def watched(
+        self: RatingPlatform,
+        items: NDArray[np.int64],
+        ratings: NDArray[np.float64],
+        *,
+        start: NDArray[np.float64] | None,
+        tolerance: float,
+    ) -> Linearised:
+        seen.append(bool((items == 3).any(axis=1).all()))
+        return retrain(self, items, ratings, start=start, tolerance=tolerance)
+
+    monkeypatch.setattr(RatingPlatform, "retrain", watched)
+    planned(SGLD({"n_steps": 2, "force_targets": True}), platform)
+    assert seen == [True, True]
+
+
 @pytest.mark.parametrize("support", ["top", "dense"])
 def test_both_supports_give_feasible_profiles(support: str, platform: RatingPlatform) -> None:
     profiles = planned(SGLD({"n_steps": 2, "support": support}), platform)
@@ -156,6 +194,9 @@ def test_the_projection_keeps_the_largest_and_clips_them() -> None:
     items, ratings = largest(np.array([[0.5, -3.0, 1.0, 0.2], [2.5, 0.0, -0.1, 0.3]]), 2)
     assert items.tolist() == [[1, 2], [0, 3]]
     assert ratings.tolist() == [[-2.0, 1.0], [2.0, 0.3]]
+    items, ratings = largest(np.array([[0.5, -3.0, 1.0, 0.2]]), 2, (3,))
+    assert items.tolist() == [[1, 3]]
+    assert ratings.tolist() == [[-2.0, 0.2]]
 
 
 # -- mimicry -----------------------------------------------------------------------------------
@@ -179,9 +220,11 @@ def test_copies_of_genuine_users_pass_and_lovers_of_one_rare_item_do_not(
     )
     rare = np.argsort(log.item_popularity)[:6]
     odd = platform.profiles(np.tile(rare, (20, 1)), np.full((20, 6), 2.0), {})
-    genuine, strange = mimicry(platform, copies), mimicry(platform, odd)
+    genuine, strange = mimicry(platform, copies, rng), mimicry(platform, odd, rng)
     assert min(genuine.ks, genuine.chi_square) > 0.05
     assert max(strange.ks, strange.chi_square) < 1e-3
+    assert min(genuine.calibrated_t, genuine.calibrated_ks) > 0.05
+    assert strange.calibrated_ks == 1 / 200
 
 
 def test_t_tests_are_those_of_the_differences_item_by_item(platform: RatingPlatform) -> None:
@@ -191,13 +234,44 @@ def test_t_tests_are_those_of_the_differences_item_by_item(platform: RatingPlatf
     np.put_along_axis(fake, profiles.item_ids, platform.shifted(profiles), axis=1)
     genuine = matrix.sparse(matrix.ratings).toarray()
     rated = matrix.sparse(np.ones(len(matrix.ratings))).toarray()
-    found = mimicry(platform, profiles)
+    found = mimicry(platform, profiles, np.random.default_rng(0))
+    thinned = 6 / (len(matrix.ratings) / 40)
     for p_value, difference in (
+        (found.t_matched, thinned * genuine.mean(axis=0) - fake.mean(axis=0)),
         (found.t_rating, genuine.mean(axis=0) - fake.mean(axis=0)),
         (found.t_rate, rated.mean(axis=0) - (fake != 0).mean(axis=0)),
     ):
         t = difference.mean() / (difference.std(ddof=1) / np.sqrt(30))
         assert p_value == pytest.approx(2.0 * stats.t.sf(abs(t), 29))
+
+
+def test_genuine_users_pass_calibrated_tests_as_often_as_p_says(platform: RatingPlatform) -> None:
+    """Others reject profiles that were cut from genuine ones for their length alone."""
+    matrix, rng = platform.matrix, np.random.default_rng(0)
+    lengths = np.diff(matrix.indptr)
+    able, found = np.flatnonzero(lengths >= 6), []
+    for _ in range(30):
+        rows = [
+            matrix.indptr[u] + rng.choice(lengths[u], 6, replace=False)
+            for u in rng.choice(able, 8, replace=False)
+        ]
+        items, ratings = (
+            np.stack([of[row] for row in rows]) for of in (matrix.item_ids, matrix.ratings)
+        )
+        found.append(mimicry(platform, platform.profiles(items, ratings, {}), rng))
+    assert np.median([looks.t_rate for looks in found]) < 0.05
+    for test in ("calibrated_t", "calibrated_ks"):
+        p = np.array([getattr(looks, test) for looks in found])
+        assert (p < 0.5).mean() == pytest.approx(0.5, abs=0.3)
+        assert (p < 0.05).mean() < 0.25
+
+
+def test_without_genuine_profiles_as_long_nothing_is_calibrated(platform: RatingPlatform) -> None:
+    items = np.tile(np.arange(30), (2, 1))
+    looks = mimicry(
+        platform, platform.profiles(items, np.ones(items.shape), {}), np.random.default_rng(0)
+    )
+    assert np.isnan([looks.calibrated_t, looks.calibrated_ks]).all()
 
 
 def test_groups_by_popularity_hold_equal_shares_of_ratings() -> None:
