@@ -16,6 +16,7 @@ from recattack_gym.core.errors import ArgumentError
 from recattack_gym.core.parallel import over_sets
 from recattack_gym.victims.autorec_engine import count, score_candidates
 from recattack_gym.victims.kernels import check_finite, compiled
+from recattack_gym.victims.multivae import dropped_clicks, normal_draws
 from recattack_gym.victims.ranking import CandidateLists
 
 Floats = NDArray[np.float32]
@@ -30,6 +31,8 @@ class Objective:
 
     n_known: int
     """Items from here on compete in a row's softmax only if the row has one of them."""
+    dropout: float
+    """Share of a fake user's clicks that is hidden in a step."""
     kl_weight: float
     """Weight of the divergence."""
     reg: float
@@ -78,7 +81,6 @@ class MultiVAEEngine:
 
     def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
         """See `ExposureEngine.exposure`."""
-        del seed  # nothing is drawn
         lists = self._lists
         exposure = np.zeros((len(profiles), len(lists.target_items)), dtype=np.int64)
 
@@ -87,7 +89,7 @@ class MultiVAEEngine:
             decoder = self._decoder.copy()
             has_moved = np.zeros(len(decoder), dtype=np.bool_)
             for m in sets:
-                clicked, rows = self.rows_after(profiles[m])
+                clicked, rows = self.rows_after(profiles[m], seed)
                 decoder[clicked], has_moved[clicked] = rows, True
                 count(
                     self._units,
@@ -106,11 +108,12 @@ class MultiVAEEngine:
             over_sets(len(profiles), work)
         return exposure
 
-    def rows_after(self, profile: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
+    def rows_after(self, profile: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], Floats]:
         """Fine-tune on one poison set.
 
         Args:
             profile: Shape `(N, T)`.
+            seed: What is drawn from.
 
         Returns:
             The clicked items, ascending, and their decoder rows with the bias last, `(n, h + 1)`.
@@ -123,7 +126,7 @@ class MultiVAEEngine:
         is_new = self._popularity[clicked] == 0
         rows = self._decoder[clicked]
         refit = _Refit(self, clicked, clicks, is_new)
-        rows[is_new], units, log_totals = refit.run(self._rates)
+        rows[is_new], units, log_totals = refit.run(self._rates, seed)
         check_finite(rows[is_new], units)
         old = clicked[~is_new]
         if len(old):
@@ -161,15 +164,12 @@ class _Refit:
         self._engine, self._weights, self._objective = engine, weights, objective
         new, n_known = clicked[is_new], objective.n_known
         self._n_met = int(np.searchsorted(new, n_known))
-        self._decoder = engine._decoder[new]
         self._encoder = weights["encoder"][new]
         entries = clicks.astype(np.float32)
         self._counts = entries.sum(axis=1)
-        shown = entries / np.sqrt(self._counts)[:, None]
-        self._shown = shown[:, is_new]
-        self._resting_sums = (
-            shown[:, ~is_new] @ weights["encoder"][clicked[~is_new]] + weights["encoder_bias"]
-        )
+        self._shown = entries / np.sqrt(self._counts)[:, None]
+        self._is_new, self._old_encoder = is_new, weights["encoder"][clicked[~is_new]]
+        self._places = np.arange(len(clicks))[:, None] * len(engine._decoder) + clicked
         self._clicks = entries[:, is_new]
         self._is_silent = ~clicks[:, clicked >= n_known].any(axis=1)
         self._old = engine._decoder[clicked[~is_new]]
@@ -178,40 +178,43 @@ class _Refit:
         rests[new] = False
         self._resting = engine._decoder[rests]
         self._n_resting_known = n_known - self._n_met
-        met = engine._genuine @ self._decoder[: self._n_met].T
+        met = engine._genuine @ engine._decoder[new[: self._n_met]].T
         taken = np.exp(met - engine._log_total[:, None]).sum(axis=1)
         self._log_rest = engine._log_total + np.log1p(-taken)
+        self._decoder = np.zeros((len(new), engine._decoder.shape[1]), dtype=np.float32)
 
-    def run(self, rates: NDArray[np.float64]) -> tuple[Floats, Floats, Floats]:
+    def run(self, rates: NDArray[np.float64], seed: int) -> tuple[Floats, Floats, Floats]:
         """Take the steps.
 
         Returns:
             The new items' decoder rows, `(n_new, h + 1)`, and of the fake users then the decoder's units,
             ending in one, `(N, h + 1)`, and the logarithm of the softmax's denominator, `(N,)`.
         """
+        weights, d = self._weights, len(self._weights["from_latent"])
         moving = (self._decoder, self._encoder)
         first, second = ([np.zeros_like(array) for array in moving] for _ in range(2))
         if len(self._decoder):
             for step, rate in enumerate(rates, start=1):
-                for x, gradient in enumerate(self._gradients()):
+                for x, gradient in enumerate(self._gradients(seed, step - 1)):
                     first[x] += np.float32(0.1) * (gradient - first[x])
                     second[x] += np.float32(0.001) * (gradient * gradient - second[x])
                     unbiased = np.sqrt(second[x] / np.float32(1.0 - 0.999**step))
                     size = np.float32(rate / (1.0 - 0.9**step))
                     moving[x][:] -= size * first[x] / (unbiased + np.float32(1e-8))
-        _, _, units = self._fake_units()
+        hidden = self._hidden(self._shown)
+        units = self._units(hidden @ weights["to_latent"][:, :d] + weights["to_latent_bias"][:d])
         return self._decoder, units, self._fake_softmax(units)[2]
 
-    def _fake_units(self) -> tuple[Floats, Floats, Floats]:
-        """Return the fake users' hidden units, latent variables and decoder units (ending in one)."""
-        weights, d = self._weights, len(self._weights["from_latent"])
-        hidden = np.tanh(self._resting_sums + self._shown @ self._encoder)
-        latent = hidden @ weights["to_latent"] + weights["to_latent_bias"]
-        units = np.ones((len(hidden), self._decoder.shape[1]), dtype=np.float32)
-        units[:, :-1] = np.tanh(
-            latent[:, :d] @ weights["from_latent"] + weights["from_latent_bias"]
-        )
-        return hidden, latent, units
+    def _hidden(self, shown: Floats) -> Floats:
+        """Return the encoder's hidden units `(N, h)` for what it sees of the clicked items, `(N, n)`."""
+        sums = shown[:, ~self._is_new] @ self._old_encoder + shown[:, self._is_new] @ self._encoder
+        hidden: Floats = np.tanh(sums + self._weights["encoder_bias"])
+        return hidden
+
+    def _units(self, latent: Floats) -> Floats:
+        """Return the decoder's hidden units, ending in one, for latent variables `(N, d)`."""
+        sums = latent @ self._weights["from_latent"] + self._weights["from_latent_bias"]
+        return np.column_stack([np.tanh(sums), np.ones(len(sums), dtype=np.float32)])
 
     def _fake_softmax(self, units: Floats) -> tuple[Floats, Floats, Floats]:
         """Return the shares of resting and of moving items, and the logarithm of their denominator."""
@@ -226,11 +229,17 @@ class _Refit:
         moving /= total
         return resting, moving, (top + np.log(total))[:, 0]
 
-    def _gradients(self) -> tuple[Floats, Floats]:
-        """Return the gradients of the decoder rows, `(n_new, h + 1)`, and of the encoder rows."""
+    def _gradients(self, seed: int, step: int) -> tuple[Floats, Floats]:
+        """Return a step's gradients of the decoder rows, `(n_new, h + 1)`, and of the encoder rows."""
         weights, objective, d = self._weights, self._objective, len(self._weights["from_latent"])
         genuine, counts = self._engine._genuine, self._engine._counts
-        hidden, latent, units = self._fake_units()
+        is_kept = ~dropped_clicks(seed, step, self._places, objective.dropout)
+        shown = self._shown * is_kept * np.float32(1.0 / (1.0 - objective.dropout))
+        hidden = self._hidden(shown)
+        latent = hidden @ weights["to_latent"] + weights["to_latent_bias"]
+        mean, deviation = latent[:, :d], np.exp(np.float32(0.5) * latent[:, d:])
+        noise = normal_draws(seed, step, np.arange(len(hidden)), d)
+        units = self._units(mean + noise * deviation)
         resting, moving, _ = self._fake_softmax(units)
         errors = self._counts[:, None] * moving - self._clicks  # (N, n_new)
         to_units = self._counts[:, None] * (resting @ self._resting)
@@ -239,17 +248,17 @@ class _Refit:
         rivals = np.exp(genuine @ self._decoder[: self._n_met].T - self._log_rest[:, None])
         rivals *= (counts / (1.0 + rivals.sum(axis=1)))[:, None]
         to_decoder[: self._n_met] += rivals.T @ genuine
-        to_mean = (to_units * (1.0 - units**2))[:, :-1] @ weights["from_latent"].T
-        mean, log_variance = latent[:, :d], latent[:, d:]
-        kl = np.float32(objective.kl_weight)
-        to_latent = np.concatenate(
-            [to_mean + kl * mean, np.float32(0.5) * kl * (np.exp(log_variance) - 1.0)], axis=1
-        )
+        to_sample = (to_units * (1.0 - units**2))[:, :-1] @ weights["from_latent"].T
+        kl, half = np.float32(objective.kl_weight), np.float32(0.5)
+        to_log_variance = half * (to_sample * noise * deviation + kl * (deviation**2 - 1.0))
+        to_latent = np.concatenate([to_sample + kl * mean, to_log_variance], axis=1)
         to_sums = (to_latent @ weights["to_latent"].T) * (1.0 - hidden**2)
         share = np.float32(1.0 / (len(genuine) + len(hidden)))
         to_decoder *= share
         to_decoder[:, :-1] += np.float32(objective.reg) * self._decoder[:, :-1]
-        to_encoder = share * (self._shown.T @ to_sums) + np.float32(objective.reg) * self._encoder
+        to_encoder = (
+            share * (shown[:, self._is_new].T @ to_sums) + np.float32(objective.reg) * self._encoder
+        )
         return to_decoder, to_encoder
 
 

@@ -65,7 +65,8 @@ def encoded(
 
 
 def decoded(state: Arrays, latent: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.tanh(latent @ state["from_latent"] + state["from_latent_bias"])
+    units: NDArray[np.float64] = np.tanh(latent @ state["from_latent"] + state["from_latent_bias"])
+    return units
 
 
 def loss_by_definition(
@@ -158,7 +159,8 @@ def test_clean_training_is_adam_on_the_dense_bound_whose_divergence_is_annealed(
     noise = normal_draws(seed, 0, np.arange(small_log.n_users), 3).astype(np.float64)
     is_met = np.ones(dense.shape, dtype=np.bool_)
     is_met[:, small_log.n_items - N_NEW :] = new_items_as_negatives
-    state, moments = as_float64(untrained.state), ({}, {})
+    state = as_float64(untrained.state)
+    moments: tuple[Arrays, Arrays] = ({}, {})
     for step, (start, end) in enumerate(pairwise(bounds), start=1):
         users = order[start:end]
         kl_weight = 3.0 * min(1.0, (step - 1) / (0.5 * n_steps))
@@ -222,24 +224,31 @@ def test_finetuning_moves_new_items_by_adam_on_fake_rows_and_genuine_denominator
     profile = np.array([[24, 3, 3], [5, 26, 1], [7, 7, 2]])
     new = np.array([24, 26])
     dense = dense_rows(victim.poisoned(profile, 9, "finetune").log)
-    shown, noise = normalised(dense), np.zeros((len(dense), 3))
-    n_genuine = small_log.n_users
+    n_genuine, n_items = small_log.n_users, small_log.n_items
+    places = np.arange(3)[:, None] * n_items + np.arange(n_items)
     is_met = np.ones(dense.shape, dtype=np.bool_)
     if not new_items_as_negatives:
         is_met[:n_genuine, -N_NEW:] = False
         is_met[-1, -N_NEW:] = False
     whole = as_float64(victim.state)
     state: Arrays = {name: whole[name][new] for name in ("decoder", "encoder", "decoder_bias")}
+    state["decoder"][:], state["decoder_bias"][:] = 0.0, 0.0
     moments: tuple[Arrays, Arrays] = ({}, {})
-
-    def loss() -> float:
-        for name, array in state.items():
-            whole[name][new] = array
-        each = loss_by_definition(whole, dense, shown, noise, 0.3, is_met)
-        norms = (state["decoder"] ** 2).sum() + (state["encoder"] ** 2).sum()
-        return float(each.mean() + 0.5 * 0.01 * norms)
-
     for step in (1, 2):
+        shown, noise = (
+            normalised(dense),
+            np.zeros((len(dense), 3)),
+        )  # genuine rows are at their means
+        shown[n_genuine:] *= ~dropped_clicks(9, step - 1, places, 0.4) / 0.6
+        noise[n_genuine:] = normal_draws(9, step - 1, np.arange(3), 3)
+
+        def loss(shown: NDArray[np.float64] = shown, noise: NDArray[np.float64] = noise) -> float:
+            for name, array in state.items():
+                whole[name][new] = array
+            each = loss_by_definition(whole, dense, shown, noise, 0.3, is_met)
+            norms = (state["decoder"] ** 2).sum() + (state["encoder"] ** 2).sum()
+            return float(each.mean() + 0.5 * 0.01 * norms)
+
         adam_step(state, moments, slopes(state, loss), step, 0.02 if step == 1 else 0.01)
     poisoned = victim.poisoned(profile, 9, "finetune").state
     for name, array in state.items():
@@ -278,11 +287,12 @@ def test_finetuning_moves_old_items_by_a_newton_step_that_genuine_clicks_damp(
         assert np.abs(move).max() > 1e-3
 
 
-def test_finetuning_draws_nothing_and_leaves_the_rest_alone(small_log: Interactions) -> None:
+def test_finetuning_draws_from_its_seed_and_leaves_the_rest_alone(small_log: Interactions) -> None:
     victim = fitted(small_log)
     profile = np.array([[24, 3, 3], [5, 26, 1]])
     before = victim.state
-    after, again = (victim.poisoned(profile, seed, "finetune").state for seed in (1, 2))
+    after, again, other = (victim.poisoned(profile, seed, "finetune").state for seed in (1, 1, 2))
+    assert not np.array_equal(after["decoder"], other["decoder"])
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], again[name])
         moving = {"encoder": [24, 26], "decoder": [1, 3, 5, 24, 26]}
@@ -309,11 +319,11 @@ def test_the_engine_gives_the_decoder_rows_of_the_plain_path(
     engine = victim.engine(make_lists(small_log, [24, 25]))
     assert isinstance(engine, MultiVAEEngine)
     for profile in ([[24, 3, 3], [5, 26, 1], [7, 3, 2]], [[24, 25], [24, 24]], [[0, 1], [1, 1]]):
-        items, rows = engine.rows_after(np.array(profile))
+        items, rows = engine.rows_after(np.array(profile), 5)
         assert items.tolist() == sorted({item for own in profile for item in own})
-        state = victim.poisoned(np.array(profile), 5, "finetune").state
+        state = as_float64(victim.poisoned(np.array(profile), 5, "finetune").state)
         plain = np.column_stack([state["decoder"], state["decoder_bias"]])[items]
-        np.testing.assert_allclose(rows, plain, atol=1e-4)
+        np.testing.assert_allclose(rows.astype(np.float64), plain, atol=1e-4)
 
 
 def test_denominators_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
