@@ -44,6 +44,7 @@ class MultiVAEEngine:
 
     Args:
         weights: The parameters, by the names of `MultiVAE.state`; not changed.
+        untrained: What new items' rows start from, by the same names.
         decoded: The decoder's hidden units of all genuine users, shape `(U, h)`.
         moment: Their second moment over clicks with a one appended, shape `(h + 1, h + 1)`.
         lists: Targets, candidates, who may see them, and the length of a list.
@@ -54,6 +55,7 @@ class MultiVAEEngine:
     def __init__(
         self,
         weights: dict[str, Floats],
+        untrained: dict[str, Floats],
         decoded: Floats,
         moment: NDArray[np.float64],
         lists: CandidateLists,
@@ -65,6 +67,8 @@ class MultiVAEEngine:
         self._weights, self._lists = weights, lists
         self._rates, self._objective = rates, objective
         self._decoder = np.column_stack([weights["decoder"], weights["decoder_bias"]])
+        self._untrained = np.column_stack([untrained["decoder"], untrained["decoder_bias"]])
+        self._untrained_encoder = untrained["encoder"]
         self._units = np.column_stack([decoded, np.ones(len(decoded), dtype=np.float32)])
         counts = np.diff(lists.log.seen[0])
         self._popularity = np.bincount(lists.log.seen[1], minlength=len(self._decoder))
@@ -164,7 +168,7 @@ class _Refit:
         self._engine, self._weights, self._objective = engine, weights, objective
         new, n_known = clicked[is_new], objective.n_known
         self._n_met = int(np.searchsorted(new, n_known))
-        self._encoder = weights["encoder"][new]
+        self._decoder, self._encoder = engine._untrained[new], engine._untrained_encoder[new]
         entries = clicks.astype(np.float32)
         self._counts = entries.sum(axis=1)
         self._shown = entries / np.sqrt(self._counts)[:, None]
@@ -181,7 +185,6 @@ class _Refit:
         met = engine._genuine @ engine._decoder[new[: self._n_met]].T
         taken = np.exp(met - engine._log_total[:, None]).sum(axis=1)
         self._log_rest = engine._log_total + np.log1p(-taken)
-        self._decoder = np.zeros((len(new), engine._decoder.shape[1]), dtype=np.float32)
 
     def run(self, rates: NDArray[np.float64], seed: int) -> tuple[Floats, Floats, Floats]:
         """Take the steps.

@@ -231,8 +231,10 @@ def test_finetuning_moves_new_items_by_adam_on_fake_rows_and_genuine_denominator
         is_met[:n_genuine, -N_NEW:] = False
         is_met[-1, -N_NEW:] = False
     whole = as_float64(victim.state)
-    state: Arrays = {name: whole[name][new] for name in ("decoder", "encoder", "decoder_bias")}
-    state["decoder"][:], state["decoder_bias"][:] = 0.0, 0.0
+    untrained = as_float64(
+        fitted(small_log, epochs=0, new_items_as_negatives=new_items_as_negatives).state
+    )
+    state: Arrays = {name: untrained[name][new] for name in ("decoder", "encoder", "decoder_bias")}
     moments: tuple[Arrays, Arrays] = ({}, {})
     for step in (1, 2):
         shown, noise = (
