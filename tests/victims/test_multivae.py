@@ -48,7 +48,8 @@ def dense_rows(log: Interactions) -> NDArray[np.float64]:
 
 
 def normalised(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return rows / np.sqrt(np.maximum(rows.sum(axis=1, keepdims=True), 1.0))
+    lengths: NDArray[np.float64] = np.sqrt(np.maximum(rows.sum(axis=1, keepdims=True), 1.0))
+    return rows / lengths
 
 
 def as_float64(state: Mapping[str, NDArray[np.generic]]) -> Arrays:
