@@ -20,6 +20,7 @@ VICTIM_NAMES = (
     "ItemKNN",
     "LightGCN",
     "MF-BCE",
+    "MultiVAE",
 )
 """Keys of `recattack_gym.victims.VICTIMS`, written out so that no victim is imported; tested equal."""
 

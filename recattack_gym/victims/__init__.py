@@ -21,6 +21,7 @@ from recattack_gym.victims.itemknn import ItemKNN
 from recattack_gym.victims.itempop import ItemPop
 from recattack_gym.victims.lightgcn import LightGCN
 from recattack_gym.victims.mf_bce import MFBCE
+from recattack_gym.victims.multivae import MultiVAE
 from recattack_gym.victims.neumf import NeuMF
 from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.nuclear_norm import NuclearNorm
@@ -42,6 +43,7 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "ItemKNN": ItemKNN,
         "LightGCN": LightGCN,
         "MF-BCE": MFBCE,
+        "MultiVAE": MultiVAE,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -62,6 +64,7 @@ __all__ = [
     "ItemKNN",
     "ItemPop",
     "LightGCN",
+    "MultiVAE",
     "NeuMF",
     "NuclearNorm",
     "PlainEngine",

@@ -1,4 +1,4 @@
-"""What the engines of AutoRec and NeuMF, both of them networks, must both do."""
+"""What the engines of AutoRec, NeuMF and MultiVAE, all of them networks, must all do."""
 
 from collections.abc import Callable
 
@@ -21,6 +21,15 @@ SMALL: dict[str, dict[str, object]] = {
         "finetune_learning_rate": 0.05,
         "unclicked_weight": 0.2,
     },
+    "MultiVAE": {
+        "embedding_size": 4,
+        "hidden_size": 6,
+        "epochs": 60,
+        "learning_rate": 0.02,
+        "batch_size": 7,
+        "finetune_epochs": 40,
+        "finetune_learning_rate": 0.1,
+    },
     "NeuMF": {
         "embedding_size": 6,
         "epochs": 40,
@@ -36,13 +45,14 @@ SMALL: dict[str, dict[str, object]] = {
 
 LARGE: dict[str, dict[str, object]] = {
     "AutoRec": {},
+    "MultiVAE": {"epochs": 3},
     "NeuMF": {"epochs": 2, "new_items_as_negatives": False},
 }
 
-both = pytest.mark.parametrize("name", ["AutoRec", "NeuMF"])
+every_network = pytest.mark.parametrize("name", sorted(SMALL))
 
 
-@both
+@every_network
 def test_an_attack_on_one_target_brings_it_into_more_lists(
     name: str, small_log: Interactions, make_lists: Callable[..., CandidateLists]
 ) -> None:
@@ -59,7 +69,7 @@ def test_an_attack_on_one_target_brings_it_into_more_lists(
     assert after[1] > after[[0, 2]].max() + 20
 
 
-@both
+@every_network
 @pytest.mark.real_data
 @pytest.mark.parametrize("dataset", ["steam", "ml-100k"])
 def test_the_engine_counts_what_the_plain_path_counts_on_real_data(name: str, dataset: str) -> None:

@@ -74,6 +74,7 @@ def test_victims_without_embeddings_are_drawn_on_those_of_pmf() -> None:
         "ALS": "PMF",
         "NuclearNorm": "PMF",
         "ItemKNN": "PMF",
+        "MultiVAE": "PMF",
         **{name: name for name in ("PMF", "BPR", "NeuMF", "GRU4Rec", "NGCF", "LightGCN", "MF-BCE")},
     }
     victim = VICTIMS["ItemPop"]().fit(LOG, np.random.default_rng(0))
