@@ -452,10 +452,15 @@ def claims(rows: Sequence[Row]) -> str:
         ]
         if others:
             lines.append(f"- Where it is not poisonrec: {', '.join(others)}.")
-    everything = {k: m for k, v in cells.items() if (m := _means(v, list(v)))}
+    everything = {
+        k: m for k, v in cells.items() if "poisonrec" in v and (m := _means(v, _with_all_seeds(v)))
+    }
     if everything:
         best = Counter(e for v in everything.values() for e in _winners(v, list(v)))
-        lines.append(f"- Best of everything compared here, by mean: {_counted(best)}.")
+        lines.append(
+            f"- Best of everything compared here, by mean: {_counted(best)} (of {len(everything)} cells with "
+            "poisonrec; attackers that lack a seed of a cell are left out there)."
+        )
     for better, worse in (
         ("poisonrec", "poisonrec-random"),
         ("poisonrec-random", "poisonrec-plain"),
@@ -546,6 +551,12 @@ def _means(by_entry: Mapping[str, Mapping[int, float]], entries: Sequence[str]) 
         entry: float(np.mean([by_entry[entry][seed] for seed in sorted(seeds)]))
         for entry in entries
     }
+
+
+def _with_all_seeds(by_entry: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """Return the attackers that have every seed that any attacker has."""
+    seeds = set().union(*by_entry.values())
+    return [entry for entry, by_seed in by_entry.items() if seeds <= set(by_seed)]
 
 
 def _final_shares(rows: Sequence[Row]) -> str:

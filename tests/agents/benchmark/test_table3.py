@@ -422,7 +422,7 @@ def test_claims_are_counted_from_the_rows() -> None:
     text = claims(ROWS)
     assert "Cells (dataset and victim) with results: 2." in text
     # ItemPop is a tie of (20 + 40) / 2 and (30 + 30) / 2, which counts for both
-    assert "Best of everything compared here, by mean: poisonrec-warm 2, poisonrec 1." in text
+    assert "Best of everything compared here, by mean: poisonrec-warm 2, poisonrec 1 (of 2 " in text
     assert (
         "poisonrec-warm above poisonrec: 1 of 2 cells, equal in 1." in text
     )  # ItemPop: 30 against 30
@@ -530,7 +530,18 @@ def test_where_nobody_reaches_anything_nobody_is_the_best() -> None:
     poor = [row("BPR", entry, 0, [1, 1]) for entry in entries]
     text = claims([*nobody, *poor, row("BPR", "poisonrec", 0, [1, 2])])
     assert "Best of the paper's seven attacks, by mean: poisonrec 1 (" in text
-    assert "Best of everything compared here, by mean: poisonrec 1." in text
+    assert "Best of everything compared here, by mean: poisonrec 1 (of 2 " in text
+
+
+def test_the_best_of_everything_is_not_decided_by_cells_that_are_missing() -> None:
+    seeds = [row("BPR", "poisonrec", seed, [0, best]) for seed, best in ((0, 9), (1, 1))]
+    seeds += [row("BPR", "evolution", seed, [0, 5]) for seed in (0, 1)]  # 10 / 2 both
+    late = row(
+        "BPR", "sb3-ppo", 0, [100]
+    )  # has no seed 1, and does not make the others' seed 1 count less
+    begun = row("PMF", "popular", 0, [], 7.0)  # nobody else yet
+    text = claims([*seeds, late, begun])
+    assert "Best of everything compared here, by mean: evolution 1, poisonrec 1 (of 1 " in text
 
 
 def test_without_another_learner_there_is_no_table_of_learners() -> None:
