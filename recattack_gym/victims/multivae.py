@@ -68,8 +68,13 @@ class MultiVAEConfig(GradientConfig):
     new_items_as_negatives: bool = True
     """Whether new items compete for a genuine user's probability.
 
-    Yes, since the softmax is over the catalogue. If not, the only rows that speak of a target are those
-    that click it.
+    Yes: a platform that adds items and then trains anew has them in its catalogue, and so in every softmax.
+    What an attack gains then depends on how many accounts click a target beside how many click other items:
+    on Steam 78 % of the items have fewer than 20 clickers, on the `synthetic` log 17 %, where 20 accounts
+    hardly matter (RecNum 0 to 3 of 8,000 places under full retraining; 100 accounts: 0 to 78).
+    If not, the only rows that speak of a target are those that click it, and these show it to nearly
+    everybody: on `synthetic` one account that clicks each of eight targets once gets 4,624 of 8,000 places
+    under full retraining. That pays for naming a target, not for an attack.
     """
 
     def __post_init__(self) -> None:
@@ -113,7 +118,10 @@ class MultiVAE(Victim):
     clicks as the item has.
 
     Full retraining is itself noisy here: twenty fake users among 6,506 on Steam lead Adam elsewhere, and
-    genuine users' scores of old items then correlate at .89 with those before.
+    genuine users' scores of old items then correlate at .89 with those before. On 16 attacks of 20 x 20 clicks
+    (platform seed 1000; settings chosen on seed 7) RecNum has Spearman .80 with that of full retraining and is
+    0.97 times as high; it was 2.3 times as high with genuine users at their means. Attacks without fillers are
+    underestimated, those with popular fillers overestimated.
     """
 
     name = "MultiVAE"
