@@ -1,9 +1,9 @@
 """RecNum of a poisoned MultiVAE; the fast twin of `MultiVAE._finetune` and of ranking.
 
-What rests in fine-tuning is computed once for a platform: the decoder's units of genuine users and the
-logarithms of their softmaxes' denominators, from which a set takes out the items that move. A step then
-has two products with the decoder for the N fake users and two with the few items that move for all
-genuine ones; gradients are by hand. The moves of old items are solved in the space of fake users.
+What rests in fine-tuning is computed once for a platform: a few draws of the decoder's units of genuine
+users and the logarithms of their softmaxes' denominators, from which a set takes out the items that move.
+A step then has two products with the decoder for the N fake users and two with the few items that move for
+all genuine ones; gradients are by hand. The moves of old items are solved in the space of fake users.
 """
 
 from dataclasses import dataclass
@@ -37,6 +37,8 @@ class Objective:
     """Weight of the divergence."""
     reg: float
     """L2 penalty on matrices, once per step."""
+    encoder_pace: float
+    """Size of the steps of new items' encoder rows beside those of decoder rows."""
 
 
 class MultiVAEEngine:
@@ -46,6 +48,7 @@ class MultiVAEEngine:
         weights: The parameters, by the names of `MultiVAE.state`; not changed.
         untrained: What new items' rows start from, by the same names.
         decoded: The decoder's hidden units of all genuine users, shape `(U, h)`.
+        drawn: Those of genuine users with a click, as passes of training draw them, `(U', h)` each.
         moment: Their second moment over clicks with a one appended, shape `(h + 1, h + 1)`.
         lists: Targets, candidates, who may see them, and the length of a list.
         rates: Adam's step sizes in fine-tuning.
@@ -57,6 +60,7 @@ class MultiVAEEngine:
         weights: dict[str, Floats],
         untrained: dict[str, Floats],
         decoded: Floats,
+        drawn: list[Floats],
         moment: NDArray[np.float64],
         lists: CandidateLists,
         rates: NDArray[np.float64],
@@ -73,8 +77,10 @@ class MultiVAEEngine:
         counts = np.diff(lists.log.seen[0])
         self._popularity = np.bincount(lists.log.seen[1], minlength=len(self._decoder))
         self._counts = counts[counts > 0].astype(np.float32)
-        self._genuine = self._units[counts > 0]
-        self._log_total = log_denominators(self._genuine, self._decoder[: objective.n_known])
+        ones = np.ones(len(self._counts), dtype=np.float32)
+        self._draws = [np.column_stack([units, ones]) for units in drawn]
+        known = self._decoder[: objective.n_known]
+        self._log_totals = [log_denominators(units, known) for units in self._draws]
         self._eigenvalues, self._axes = np.linalg.eigh(moment)
         self._candidates = lists.item_ids.astype(np.int32)
         self._scores = np.empty(self._candidates.shape, dtype=np.float32)
@@ -168,11 +174,16 @@ class _Refit:
         self._engine, self._weights, self._objective = engine, weights, objective
         new, n_known = clicked[is_new], objective.n_known
         self._n_met = int(np.searchsorted(new, n_known))
-        self._decoder, self._encoder = engine._untrained[new], engine._untrained_encoder[new]
+        self._decoder, self._encoder = engine._untrained[new], weights["encoder"][clicked]
+        self._encoder[is_new] = engine._untrained_encoder[new]
         entries = clicks.astype(np.float32)
         self._counts = entries.sum(axis=1)
         self._shown = entries / np.sqrt(self._counts)[:, None]
-        self._is_new, self._old_encoder = is_new, weights["encoder"][clicked[~is_new]]
+        self._is_new = is_new
+        n_fake, n_genuine = entries.sum(axis=0), engine._popularity[clicked].astype(np.float32)
+        self._share = (n_fake / (n_fake + n_genuine))[:, None]
+        self._share[is_new] = objective.encoder_pace
+        self._move = np.zeros_like(self._encoder)
         self._places = np.arange(len(clicks))[:, None] * len(engine._decoder) + clicked
         self._clicks = entries[:, is_new]
         self._is_silent = ~clicks[:, clicked >= n_known].any(axis=1)
@@ -182,9 +193,11 @@ class _Refit:
         rests[new] = False
         self._resting = engine._decoder[rests]
         self._n_resting_known = n_known - self._n_met
-        met = engine._genuine @ engine._decoder[new[: self._n_met]].T
-        taken = np.exp(met - engine._log_total[:, None]).sum(axis=1)
-        self._log_rest = engine._log_total + np.log1p(-taken)
+        self._log_rests = []
+        for drawn, log_total in zip(engine._draws, engine._log_totals, strict=True):
+            met = drawn @ engine._decoder[new[: self._n_met]].T
+            taken = np.exp(met - log_total[:, None]).sum(axis=1)
+            self._log_rests.append(log_total + np.log1p(-taken))
 
     def run(self, rates: NDArray[np.float64], seed: int) -> tuple[Floats, Floats, Floats]:
         """Take the steps.
@@ -194,7 +207,7 @@ class _Refit:
             ending in one, `(N, h + 1)`, and the logarithm of the softmax's denominator, `(N,)`.
         """
         weights, d = self._weights, len(self._weights["from_latent"])
-        moving = (self._decoder, self._encoder)
+        moving = (self._decoder, self._move)
         first, second = ([np.zeros_like(array) for array in moving] for _ in range(2))
         if len(self._decoder):
             for step, rate in enumerate(rates, start=1):
@@ -204,13 +217,14 @@ class _Refit:
                     unbiased = np.sqrt(second[x] / np.float32(1.0 - 0.999**step))
                     size = np.float32(rate / (1.0 - 0.9**step))
                     moving[x][:] -= size * first[x] / (unbiased + np.float32(1e-8))
+        self._move[~self._is_new] = 0.0
         hidden = self._hidden(self._shown)
         units = self._units(hidden @ weights["to_latent"][:, :d] + weights["to_latent_bias"][:d])
         return self._decoder, units, self._fake_softmax(units)[2]
 
     def _hidden(self, shown: Floats) -> Floats:
         """Return the encoder's hidden units `(N, h)` for what it sees of the clicked items, `(N, n)`."""
-        sums = shown[:, ~self._is_new] @ self._old_encoder + shown[:, self._is_new] @ self._encoder
+        sums = shown @ (self._encoder + self._share * self._move)
         hidden: Floats = np.tanh(sums + self._weights["encoder_bias"])
         return hidden
 
@@ -233,9 +247,14 @@ class _Refit:
         return resting, moving, (top + np.log(total))[:, 0]
 
     def _gradients(self, seed: int, step: int) -> tuple[Floats, Floats]:
-        """Return a step's gradients of the decoder rows, `(n_new, h + 1)`, and of the encoder rows."""
+        """Return a step's gradients.
+
+        Returns:
+            Of the new items' decoder rows, `(n_new, h + 1)`, and of the moves of encoder rows, `(n, h)`.
+        """
         weights, objective, d = self._weights, self._objective, len(self._weights["from_latent"])
-        genuine, counts = self._engine._genuine, self._engine._counts
+        draw = step % len(self._log_rests)
+        genuine, counts = self._engine._draws[draw], self._engine._counts
         is_kept = ~dropped_clicks(seed, step, self._places, objective.dropout)
         shown = self._shown * is_kept * np.float32(1.0 / (1.0 - objective.dropout))
         hidden = self._hidden(shown)
@@ -248,7 +267,7 @@ class _Refit:
         to_units = self._counts[:, None] * (resting @ self._resting)
         to_units += errors @ self._decoder - self._old_clicks @ self._old
         to_decoder = errors.T @ units
-        rivals = np.exp(genuine @ self._decoder[: self._n_met].T - self._log_rest[:, None])
+        rivals = np.exp(genuine @ self._decoder[: self._n_met].T - self._log_rests[draw][:, None])
         rivals *= (counts / (1.0 + rivals.sum(axis=1)))[:, None]
         to_decoder[: self._n_met] += rivals.T @ genuine
         to_sample = (to_units * (1.0 - units**2))[:, :-1] @ weights["from_latent"].T
@@ -259,10 +278,10 @@ class _Refit:
         share = np.float32(1.0 / (len(genuine) + len(hidden)))
         to_decoder *= share
         to_decoder[:, :-1] += np.float32(objective.reg) * self._decoder[:, :-1]
-        to_encoder = (
-            share * (shown[:, self._is_new].T @ to_sums) + np.float32(objective.reg) * self._encoder
-        )
-        return to_decoder, to_encoder
+        to_encoder = share * (shown.T @ to_sums)
+        new = self._encoder[self._is_new] + (self._share * self._move)[self._is_new]
+        to_encoder[self._is_new] += np.float32(objective.reg) * new
+        return to_decoder, self._share * to_encoder
 
 
 def log_denominators(units: Floats, decoder: Floats) -> Floats:

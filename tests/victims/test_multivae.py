@@ -31,6 +31,8 @@ SMALL: dict[str, object] = {
     "reg": 0.01,
     "finetune_epochs": 2,
     "finetune_learning_rate": 0.02,
+    "finetune_draws": 2,
+    "finetune_encoder_pace": 0.5,
 }
 
 Arrays = dict[str, NDArray[np.float64]]
@@ -223,7 +225,7 @@ def test_finetuning_moves_new_items_by_adam_on_fake_rows_and_genuine_denominator
 ) -> None:
     victim = fitted(small_log, new_items_as_negatives=new_items_as_negatives)
     profile = np.array([[24, 3, 3], [5, 26, 1], [7, 7, 2]])
-    new = np.array([24, 26])
+    new, clicked = np.array([24, 26]), np.array([1, 2, 3, 5, 7, 24, 26])
     dense = dense_rows(victim.poisoned(profile, 9, "finetune").log)
     n_genuine, n_items = small_log.n_users, small_log.n_items
     places = np.arange(3)[:, None] * n_items + np.arange(n_items)
@@ -231,31 +233,50 @@ def test_finetuning_moves_new_items_by_adam_on_fake_rows_and_genuine_denominator
     if not new_items_as_negatives:
         is_met[:n_genuine, -N_NEW:] = False
         is_met[-1, -N_NEW:] = False
-    whole = as_float64(victim.state)
+    clean = as_float64(victim.state)
     untrained = as_float64(
         fitted(small_log, epochs=0, new_items_as_negatives=new_items_as_negatives).state
     )
-    state: Arrays = {name: untrained[name][new] for name in ("decoder", "encoder", "decoder_bias")}
+    for_fakes = {name: array.copy() for name, array in clean.items()}
+    for_fakes["encoder"][new] = untrained["encoder"][new]
+    start = for_fakes["encoder"][clicked]
+    n_fake, n_clicks = (dense[rows][:, clicked].sum(axis=0) for rows in (slice(30, 33), slice(33)))
+    share = np.where(np.isin(clicked, new), 0.5, n_fake / n_clicks)[:, None]
+    assert 0.0 < share.min() < 0.3
+    state: Arrays = {name: untrained[name][new] for name in ("decoder", "decoder_bias")}
+    state["move"] = np.zeros_like(start)
     moments: tuple[Arrays, Arrays] = ({}, {})
+    fit_seed = draw_seed(np.random.default_rng(victim._fit_seed))
+    indptr, seen = small_log.seen
+    owners = np.repeat(np.arange(n_genuine), np.diff(indptr))
     for step in (1, 2):
-        shown, noise = (
-            normalised(dense),
-            np.zeros((len(dense), 3)),
-        )  # genuine rows are at their means
-        shown[n_genuine:] *= ~dropped_clicks(9, step - 1, places, 0.4) / 0.6
+        shown, noise = normalised(dense), np.empty((len(dense), 3))
+        # the clean fit took epochs 0 to 2, so genuine users draw those of 3 and 4 in turn
+        shown[owners, seen] *= ~dropped_clicks(fit_seed, 2 + step, np.arange(len(seen)), 0.4)
+        shown[n_genuine:] *= ~dropped_clicks(9, step - 1, places, 0.4)
+        shown /= 0.6
+        noise[:n_genuine] = normal_draws(fit_seed, 2 + step, np.arange(n_genuine), 3)
         noise[n_genuine:] = normal_draws(9, step - 1, np.arange(3), 3)
 
         def loss(shown: NDArray[np.float64] = shown, noise: NDArray[np.float64] = noise) -> float:
-            for name, array in state.items():
-                whole[name][new] = array
-            each = loss_by_definition(whole, dense, shown, noise, 0.3, is_met)
-            norms = (state["decoder"] ** 2).sum() + (state["encoder"] ** 2).sum()
-            return float(each.mean() + 0.5 * 0.01 * norms)
+            for name in ("decoder", "decoder_bias"):
+                clean[name][new] = for_fakes[name][new] = state[name]
+            for_fakes["encoder"][clicked] = start + share * state["move"]
+            total = 0.0
+            for weights, rows in ((clean, slice(30)), (for_fakes, slice(30, 33))):
+                own = (dense[rows], shown[rows], noise[rows])
+                total += float(loss_by_definition(weights, *own, 0.3, is_met[rows]).sum())
+            norms = (state["decoder"] ** 2).sum() + (for_fakes["encoder"][new] ** 2).sum()
+            return total / len(dense) + 0.5 * 0.01 * float(norms)
 
         adam_step(state, moments, slopes(state, loss), step, 0.02 if step == 1 else 0.01)
+    loss()  # the last step's rows
     poisoned = victim.poisoned(profile, 9, "finetune").state
-    for name, array in state.items():
-        np.testing.assert_allclose(poisoned[name][new], array, atol=2e-4, err_msg=name)
+    for name in ("encoder", "decoder", "decoder_bias"):
+        np.testing.assert_allclose(
+            poisoned[name][new], for_fakes[name][new], atol=2e-4, err_msg=name
+        )
+    assert np.abs(state["move"][:5]).max() > 0.02  # old items' rows moved, which the state forgets
 
 
 @pytest.mark.parametrize("new_items_as_negatives", [True, False])
@@ -347,6 +368,8 @@ def test_denominators_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
         ("kl_weight", -1.0),
         ("annealing", 0.0),
         ("annealing", 1.5),
+        ("finetune_draws", 0),
+        ("finetune_encoder_pace", -0.1),
     ],
 )
 def test_a_setting_out_of_range_is_named(setting: str, value: float) -> None:
