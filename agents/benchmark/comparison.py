@@ -453,7 +453,9 @@ def claims(rows: Sequence[Row]) -> str:
         if others:
             lines.append(f"- Where it is not poisonrec: {', '.join(others)}.")
     everything = {
-        k: m for k, v in cells.items() if "poisonrec" in v and (m := _means(v, _with_all_seeds(v)))
+        k: m
+        for k, v in cells.items()
+        if "poisonrec" in v and len(m := _means(v, _with_all_seeds(v))) > 1
     }
     if everything:
         best = Counter(e for v in everything.values() for e in _winners(v, list(v)))
@@ -544,7 +546,8 @@ def _by_platform(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[in
 
 def _means(by_entry: Mapping[str, Mapping[int, float]], entries: Sequence[str]) -> dict[str, float]:
     """Return each attacker's mean over the seeds that all of `entries` have; nothing if there is none."""
-    seeds = set.intersection(*(set(by_entry.get(entry, ())) for entry in entries))
+    having = [set(by_entry.get(entry, ())) for entry in entries]
+    seeds = set.intersection(*having) if having else set()
     if not seeds:
         return {}
     return {

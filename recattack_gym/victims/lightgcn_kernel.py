@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from recattack_gym.victims.graph import InteractionGraph
 from recattack_gym.victims.graph_kernel import GraphArrays, add_neighbours, graph_arrays
 from recattack_gym.victims.kernels import adam_rows, compiled
-from recattack_gym.victims.mf_kernel import _take_step
 
 
 class Workspace(NamedTuple):
@@ -277,3 +276,14 @@ def train_factors(
             for item in item_rows[s]:
                 if share[item] > zero:
                     _take_step(items[item], item_gradient[item], rate * share[item])
+
+
+@compiled
+def _take_step(row: NDArray[np.float32], gradient: NDArray[np.float32], rate: np.float32) -> None:
+    """Move against the gradient and clear it: a row that comes again in a batch has none left.
+
+    As in `mf_kernel`, which is no shared source (`kernels.SHARED_SOURCES`) of other files' machine code.
+    """
+    for x in range(len(row)):
+        row[x] -= rate * gradient[x]
+    gradient[:] = np.float32(0.0)

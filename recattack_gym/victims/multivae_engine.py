@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from recattack_gym.core.errors import ArgumentError
 from recattack_gym.core.parallel import over_sets
-from recattack_gym.victims.autorec_engine import count, score_candidates
+from recattack_gym.victims import autorec_engine
 from recattack_gym.victims.kernels import check_finite, compiled
 from recattack_gym.victims.multivae import dropped_clicks, normal_draws
 from recattack_gym.victims.ranking import CandidateLists
@@ -84,7 +84,7 @@ class MultiVAEEngine:
         self._eigenvalues, self._axes = np.linalg.eigh(moment)
         self._candidates = lists.item_ids.astype(np.int32)
         self._scores = np.empty(self._candidates.shape, dtype=np.float32)
-        score_candidates(self._units, self._decoder, self._candidates, self._scores)
+        autorec_engine.score_candidates(self._units, self._decoder, self._candidates, self._scores)
         order = np.argsort(-self._scores, axis=1)
         self._candidates = np.take_along_axis(self._candidates, order, axis=1)
         self._scores = np.take_along_axis(self._scores, order, axis=1)
@@ -101,7 +101,7 @@ class MultiVAEEngine:
             for m in sets:
                 clicked, rows = self.rows_after(profiles[m], seed)
                 decoder[clicked], has_moved[clicked] = rows, True
-                count(
+                autorec_engine.count(
                     self._units,
                     decoder,
                     has_moved,
@@ -136,7 +136,10 @@ class MultiVAEEngine:
         is_new = self._popularity[clicked] == 0
         rows = self._decoder[clicked]
         refit = _Refit(self, clicked, clicks, is_new)
-        rows[is_new], units, log_totals = refit.run(self._rates, seed)
+        with np.errstate(
+            over="ignore", divide="ignore", invalid="ignore"
+        ):  # checked as a whole below
+            rows[is_new], units, log_totals = refit.run(self._rates, seed)
         check_finite(rows[is_new], units)
         old = clicked[~is_new]
         if len(old):

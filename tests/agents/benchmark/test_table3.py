@@ -444,7 +444,7 @@ def test_attackers_are_compared_on_the_seeds_that_both_have() -> None:
     ]
     text = claims(rows)
     assert "poisonrec-warm above poisonrec: 1 of 1 cells." in text  # 11 against 10, not 54.5
-    assert "mean: poisonrec-warm 1." in text
+    assert "Best of everything" not in text  # nobody else has both seeds of BPR
     assert "poisonrec above poisonrec-bplain: 1 of 1 cells." in text
     assert "poisonrec-bplain over poisonrec: synthetic BPR 0.50 (" in text
 
