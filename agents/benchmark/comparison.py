@@ -1,165 +1,25 @@
-"""Put the cells of a comparison together: tables beside the paper's, and what holds of its claims."""
+"""Put the cells of a comparison together: tables beside the paper's."""
 
-import json
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from operator import eq, gt
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from scipy.stats import t as student
 
-from agents.benchmark.cells import ENTRIES, Cell, identity
+from agents.benchmark.claims import claims
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
-from agents.benchmark.sources import is_here
-from agents.benchmark.store import ResultStore
+from agents.benchmark.rows import HEURISTIC_ENTRIES, Row, by_platform, means_of, winners
 from agents.benchmark.tables import markdown_table
-from recattack_gym.core import FakeProfiles
 from recattack_gym.victims import VICTIMS
 
-logger = logging.getLogger(__name__)
-
-HEURISTIC_ENTRIES = ("random", "popular", "middle", "power-item")
 BUDGETS = (320, 640, 960, 1600, 3200)
 """Queries at which learners are compared, as far as they have them."""
 _N_BOOTSTRAP = 2000
 _FEWEST_PLANS = 6
 """Fewer have no order to speak of."""
 _OF = ": interquartile mean of the ratio over victims and seeds, with a 95 % interval."
-
-
-@dataclass(frozen=True)
-class Row:
-    """A finished cell."""
-
-    cell: Cell
-    """What was asked for."""
-    result: Mapping[str, object]
-    """What `cells.run_cell` returned."""
-    is_current: bool
-    """Whether it was made by the code that is here now."""
-    path: Path = Path()
-    """The file that it is in."""
-
-    @property
-    def rec_num(self) -> float:
-        """RecNum of the plan, or the mean over draws."""
-        return float(str(self.result["rec_num"]))
-
-    @property
-    def curve(self) -> NDArray[np.int64]:
-        """RecNum of every query, shape `(n_queries,)`."""
-        curve = self.result["curve"]
-        assert isinstance(curve, list)  # noqa: S101  # as run_cell writes it
-        return np.array(curve, dtype=np.int64)
-
-    def best_after(self, n_queries: int) -> int:
-        """Return the best RecNum of the first `n_queries` queries."""
-        return int(self.curve[:n_queries].max())
-
-
-def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
-    """Return the finished ones of some cells.
-
-    A result that was made by other code than is here now is used where there is no current one, and
-    marked, so that a comparison need not be repeated for a changed comment. Of a dataset that is not on this
-    machine, the log that results were made from is taken for its log.
-
-    Args:
-        cells: What is wanted.
-        folder: Of the `ResultStore`.
-    """
-    store = ResultStore(folder)
-    stored: dict[tuple[object, ...], tuple[float, Path, Mapping[str, object]]] = {}
-    logs: dict[tuple[str, str | None], str] = {}
-    for path, known, result in _files(folder):
-        key, age = _key(known), path.stat().st_mtime
-        dataset, protocol = known["dataset"], known["protocol"]
-        logs[str(dataset), None if protocol is None else str(protocol)] = str(known["log"])
-        if key not in stored or stored[key][0] < age:
-            stored[key] = age, path, result
-    rows = []
-    for cell in cells:
-        elsewhere = None if is_here(cell.dataset) else logs.get((cell.dataset, cell.protocol))
-        wanted = identity(cell, log=elsewhere)
-        current = store.get(wanted)
-        if current is not None:
-            rows.append(Row(cell, current, is_current=True, path=store.path(wanted)))
-        elif _key(wanted) in stored:
-            _, path, result = stored[_key(wanted)]
-            rows.append(Row(cell, result, is_current=False, path=path))
-    return rows
-
-
-def cells_in(folder: Path) -> list[Cell]:
-    """Return the cells that a folder has results of: per dataset, protocol, victim, attacker and seed one.
-
-    Where there are several, with other budgets, it is the one with the most queries, most draws and
-    full retraining.
-
-    Args:
-        folder: Of the `ResultStore`.
-    """
-    best: dict[tuple[object, ...], Cell] = {}
-    for path, known, _ in _files(folder):
-        config = known["attacker_config"]
-        assert isinstance(config, Mapping)  # noqa: S101  # as `identity` writes it
-        if known["entry"] not in ENTRIES or known["victim"] not in VICTIMS:
-            logger.warning("%s is of an attacker or victim that is no more, and left out", path)
-            continue
-        cell = Cell(
-            dataset=str(known["dataset"]),
-            protocol=None if known["protocol"] is None else str(known["protocol"]),
-            victim=str(known["victim"]),
-            entry=str(known["entry"]),
-            seed=int(str(known["seed"])),
-            n_queries=int(config.get("n_queries", 1)),
-            n_draws=int(str(known["n_draws"] or 1)),
-            is_full=bool(known["is_full"]),
-        )
-        key = cell.dataset, cell.protocol, cell.victim, cell.entry, cell.seed
-        size = (cell.n_queries, cell.n_draws, cell.is_full)
-        if key not in best or size > (best[key].n_queries, best[key].n_draws, best[key].is_full):
-            best[key] = cell
-    order = list(ENTRIES)
-    return sorted(
-        best.values(),
-        key=lambda c: (_place(c.dataset), c.victim, order.index(c.entry), c.seed),
-    )
-
-
-def _place(dataset: str) -> tuple[int, str]:
-    """Return where a dataset comes: in the paper's order, then by name."""
-    known = list(TABLE3)
-    return (known.index(dataset) if dataset in known else len(known)), dataset
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, Mapping[str, object], Mapping[str, object]]]:
-    """Yield file, identity and result of every cell in a folder."""
-    for path in sorted(folder.glob("*.json")):
-        try:
-            content = json.loads(path.read_text())
-            known, result = content["identity"], content["result"]
-        except (OSError, ValueError, KeyError) as error:
-            logger.warning("%s cannot be read and is left out: %s", path, error)
-            continue
-        if "entry" in known:  # other benchmarks may keep theirs in the same folder
-            yield path, known, result
-
-
-def _key(identified: Mapping[str, object]) -> tuple[object, ...]:
-    """Return what a cell is about, without the code that made it."""
-    config = identified["attacker_config"]
-    assert isinstance(config, Mapping)  # noqa: S101  # as `identity` writes it
-    names = ("dataset", "protocol", "log", "victim", "entry", "seed", "n_draws", "is_full")
-    return *(identified[name] for name in names), config.get("n_queries")
-
-
-# -- tables ----------------------------------------------------------------------------------------
 
 
 def report(rows: Sequence[Row]) -> str:
@@ -374,7 +234,7 @@ def heuristics_table(rows: Sequence[Row]) -> str:
     Returns:
         An empty text if no platform has all four.
     """
-    ours = {k: m for k, v in _by_platform(rows).items() if (m := _means(v, HEURISTIC_ENTRIES))}
+    ours = {k: m for k, v in by_platform(rows).items() if (m := means_of(v, HEURISTIC_ENTRIES))}
     if not ours:
         return ""
     datasets = list(dict.fromkeys(dataset for dataset, _ in ours))
@@ -414,7 +274,7 @@ def heuristics_best(
     return Counter(
         (dataset, entry)
         for (dataset, _), values in cells.items()
-        for entry in _winners(values, HEURISTIC_ENTRIES)
+        for entry in winners(values, HEURISTIC_ENTRIES)
     )
 
 
@@ -424,164 +284,6 @@ def interquartile_mean(values: NDArray[np.float64]) -> float:
     n = len(ordered)
     weights = np.clip(np.minimum(np.arange(1, n + 1) - n / 4, 3 * n / 4 - np.arange(n)), 0, 1)
     return float((ordered * weights).sum() / weights.sum())
-
-
-# -- claims ----------------------------------------------------------------------------------------
-
-
-def claims(rows: Sequence[Row]) -> str:
-    """Return which of the paper's claims hold in these rows, worked out from them."""
-    cells = _by_platform(rows)
-    lines = [
-        f"- Cells (dataset and victim) with results: {len(cells)}. Attackers are compared by means over the "
-        "seeds that all of them have."
-    ]
-    paper_entries = (*HEURISTIC_ENTRIES, "conslop", "appgrad", "poisonrec")
-    with_all = {k: m for k, v in cells.items() if (m := _means(v, paper_entries))}
-    if with_all:
-        best = Counter(e for v in with_all.values() for e in _winners(v, paper_entries))
-        lines.append(
-            f"- Best of the paper's seven attacks, by mean: {_counted(best)} (paper: poisonrec in all but "
-            "CoVisitation, where conslop wins on 3 of 4 datasets)."
-        )
-        others = [
-            f"{entry} on {dataset} {victim}"
-            for (dataset, victim), means in with_all.items()
-            for entry in _winners(means, paper_entries)
-            if entry != "poisonrec"
-        ]
-        if others:
-            lines.append(f"- Where it is not poisonrec: {', '.join(others)}.")
-    everything = {
-        k: m
-        for k, v in cells.items()
-        if "poisonrec" in v and len(m := _means(v, _with_all_seeds(v))) > 1
-    }
-    if everything:
-        best = Counter(e for v in everything.values() for e in _winners(v, list(v)))
-        lines.append(
-            f"- Best of everything compared here, by mean: {_counted(best)} (of {len(everything)} cells with "
-            "poisonrec; attackers that lack a seed of a cell are left out there)."
-        )
-    for better, worse in (
-        ("poisonrec", "poisonrec-random"),
-        ("poisonrec-random", "poisonrec-plain"),
-        ("poisonrec", "poisonrec-bplain"),
-        ("poisonrec", "random-search"),
-        ("poisonrec", "cross-entropy"),
-        ("poisonrec-warm", "poisonrec"),
-        ("poisonrec-warm", "random-search"),
-    ):
-        both = {k: m for k, v in cells.items() if (m := _means(v, (better, worse)))}
-        if both:
-            above, equal = (
-                sum(test(v[better], v[worse]) for v in both.values()) for test in (gt, eq)
-            )
-            tied = f", equal in {equal}" if equal else ""
-            lines.append(f"- {better} above {worse}: {above} of {len(both)} cells{tied}.")
-    ratios = [
-        f"{dataset} {victim} {means['poisonrec-bplain'] / means['poisonrec']:.2f}"
-        for (dataset, victim), v in cells.items()
-        if (means := _means(v, ("poisonrec", "poisonrec-bplain"))) and means["poisonrec"]
-    ]
-    if ratios:
-        lines.append(
-            f"- poisonrec-bplain over poisonrec: {', '.join(ratios)} (paper, Fig. 4: equal on ItemPop "
-            "and NeuMF, less on the others)."
-        )
-    shares = _final_shares(rows)
-    if shares:
-        lines.append(f"- Share of target clicks in poisonrec's last batch (Fig. 5): {shares}.")
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        plan_file = row.path.with_suffix(".npz") if row.path.name else Path()
-        if (row.cell.entry, row.cell.victim) == (
-            "poisonrec",
-            "CoVisitation",
-        ) and plan_file.is_file():
-            pairs.setdefault(row.cell.label, []).append(alternation(FakeProfiles.load(plan_file)))
-    if pairs:
-        shares_by_dataset = ", ".join(
-            f"{dataset} {observed:.0%} ({expected:.0%})"
-            for dataset, values in pairs.items()
-            for observed, expected in [np.mean(values, axis=0)]
-        )
-        lines.append(
-            "- Share of consecutive clicks in poisonrec's plans on CoVisitation that join a target and "
-            "another item, in brackets that of a random order (paper: it learns to alternate): "
-            f"{shares_by_dataset}."
-        )
-    n_old = sum(not row.is_current for row in rows)
-    if n_old:
-        lines.append(f"- {n_old} of {len(rows)} results were made by an earlier state of the code.")
-    return "\n".join(lines)
-
-
-def alternation(profiles: FakeProfiles) -> tuple[float, float]:
-    """Return how often two consecutive clicks are on a target and on another item.
-
-    Args:
-        profiles: With `target_items` in the header.
-
-    Returns:
-        The observed share of pairs, and what it is expected to be if each fake user's clicks are shuffled.
-    """
-    target_items = np.array(profiles.header["target_items"], dtype=np.int64)
-    is_target = np.isin(profiles.item_ids, target_items)  # (N, T)
-    size = is_target.shape[1]
-    n_targets = is_target.sum(axis=1)
-    expected = 2 * n_targets * (size - n_targets) / max(1, size * (size - 1))
-    observed = (is_target[:, 1:] != is_target[:, :-1]).mean() if size > 1 else 0.0
-    return float(observed), float(expected.mean())
-
-
-def _by_platform(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[int, float]]]:
-    """Return RecNum: platform, then attacker, then seed."""
-    found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
-    for row in rows:
-        entries = found.setdefault((row.cell.label, row.cell.victim), {})
-        entries.setdefault(row.cell.entry, {})[row.cell.seed] = row.rec_num
-    return found
-
-
-def _means(by_entry: Mapping[str, Mapping[int, float]], entries: Sequence[str]) -> dict[str, float]:
-    """Return each attacker's mean over the seeds that all of `entries` have; nothing if there is none."""
-    having = [set(by_entry.get(entry, ())) for entry in entries]
-    seeds = set.intersection(*having) if having else set()
-    if not seeds:
-        return {}
-    return {
-        entry: float(np.mean([by_entry[entry][seed] for seed in sorted(seeds)]))
-        for entry in entries
-    }
-
-
-def _with_all_seeds(by_entry: Mapping[str, Mapping[int, float]]) -> list[str]:
-    """Return the attackers that have every seed that any attacker has."""
-    seeds = set().union(*by_entry.values())
-    return [entry for entry, by_seed in by_entry.items() if seeds <= set(by_seed)]
-
-
-def _final_shares(rows: Sequence[Row]) -> str:
-    found: dict[str, list[float]] = {}
-    is_one = len({row.cell.label for row in rows}) == 1
-    for row in rows:
-        shares, sizes = row.result["target_shares"], row.result["batch_sizes"]
-        if row.cell.entry == "poisonrec" and isinstance(shares, list) and isinstance(sizes, list):
-            name = row.cell.victim if is_one else f"{row.cell.label} {row.cell.victim}"
-            found.setdefault(name, []).append(float(np.mean(shares[-sizes[-1] :])))
-    return ", ".join(f"{victim} {np.mean(values):.2f}" for victim, values in found.items())
-
-
-def _winners(means: Mapping[str, float], entries: Sequence[str]) -> list[str]:
-    """Return the entries with the largest mean, all where they tie, and none where nobody has anything."""
-    largest = max(means[entry] for entry in entries)
-    return [entry for entry in entries if means[entry] == largest] if largest else []
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name} {count}" for name, count in ordered)
 
 
 # -- parts -----------------------------------------------------------------------------------------

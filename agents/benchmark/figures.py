@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from agents.benchmark.comparison import Row
+from agents.benchmark.rows import Row
 from recattack_gym.core.files import atomic_write
 from recattack_gym.victims import VICTIMS
 

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
+from recattack_gym.victims.factor_copy import TrainedCopy
 from recattack_gym.victims.factors import FactorConfig, Factors, FactorSchedule
-from recattack_gym.victims.kernels import fill_examples
 from recattack_gym.victims.lightgcn_kernel import train_factors
 from recattack_gym.victims.mf_engine import FactorEngine, _prepare, _Prepared, _WorkingCopy
-from recattack_gym.victims.mf_kernel import take_first_negatives
 from recattack_gym.victims.ranking import CandidateLists
-from recattack_gym.victims.schedule import fake_share
 
 
 class LightGCNEngine(FactorEngine):
@@ -54,42 +52,18 @@ class LightGCNEngine(FactorEngine):
         return _FinalCopy(self._factors, self._lists.log, prepared, self._loss, self._config)
 
 
-class _FinalCopy(_WorkingCopy):
+class _FinalCopy(TrainedCopy):
     """One thread's final embeddings."""
 
-    def update(self, profile: NDArray[np.int64]) -> None:
-        """Fine-tune on one poison set, in place."""
-        prepared, config, examples = self.prepared, self._config, self._examples
-        updates = prepared.schedule.updates
-        fill_examples(
-            updates.clicks,
-            updates.item_ids,
-            updates.negatives,
-            profile,
-            updates.seed,
-            updates.n_items,
-            examples[:, 0],
-            examples[:, 1:],
-        )
-        take_first_negatives(
-            updates.clicks,
-            updates.user_ids,
-            prepared.schedule.popular,
-            prepared.schedule.pushed,
-            *self._log.seen,
-            profile,
-            examples,
-        )
-        self._clicked = np.unique(profile)
-        self.item_places[self._clicked] = np.arange(len(self._clicked))
-        self.users[:] = prepared.users
+    def _train(self, share: NDArray[np.float32]) -> None:
+        prepared, config = self.prepared, self._config
         train_factors(
             self.users,
             self.items,
-            fake_share(self._log, profile),
+            share,
             prepared.user_rows,
-            examples,
-            updates.batch_indptr,
+            self._examples,
+            prepared.schedule.updates.batch_indptr,
             config.finetune_learning_rate,
             config.reg,
             *self._gradients[:2],

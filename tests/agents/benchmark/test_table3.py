@@ -31,18 +31,15 @@ from agents.benchmark.cells import (
     profiles_path,
     run_cell,
 )
+from agents.benchmark.claims import alternation, claims
 from agents.benchmark.comparison import (
-    Row,
     _budgets,
     _iqm_with_interval,
     agreement,
-    alternation,
-    claims,
     heuristics_best,
     heuristics_table,
     interquartile_mean,
     learners_table,
-    read_rows,
     rec_num_table,
     report,
 )
@@ -53,6 +50,7 @@ from agents.benchmark.figures import (
     draw_target_shares,
 )
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
+from agents.benchmark.rows import Row, read_rows
 from agents.benchmark.store import ResultStore
 from agents.search import SearchAttacker
 from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles, UnknownNameError
