@@ -55,12 +55,16 @@ def draw_heat_map(rows: Sequence[Row], path: Path) -> None:
     """Draw attackers against victims: mean RecNum over the best attacker's, with the numbers in the cells."""
     entries = list(dict.fromkeys(row.cell.entry for row in rows))
     victims = sorted({row.cell.victim for row in rows}, key=list(VICTIMS).index)
-    means = np.full((len(entries), len(victims)), np.nan)
+    means, n_seeds = (
+        np.full((len(entries), len(victims)), np.nan),
+        np.zeros((len(entries), len(victims))),
+    )
     for i, entry in enumerate(entries):
         for j, victim in enumerate(victims):
             values = [r.rec_num for r in rows if (r.cell.entry, r.cell.victim) == (entry, victim)]
             if values:
-                means[i, j] = np.mean(values)
+                means[i, j], n_seeds[i, j] = np.mean(values), len(values)
+    lacks_seeds = (n_seeds > 0) & (n_seeds < n_seeds.max(axis=0))
     shares = means / np.maximum(1.0, np.nanmax(means, axis=0, initial=0.0))
     figure = Figure(
         figsize=(1.6 + 1.15 * len(victims), 1.4 + 0.42 * len(entries)),
@@ -76,10 +80,11 @@ def draw_heat_map(rows: Sequence[Row], path: Path) -> None:
         for j in range(len(victims)):
             if np.isfinite(means[i, j]):
                 colour = "black" if shares[i, j] > 0.6 else "white"
-                text = f"{means[i, j]:,.0f}"
+                text = f"{means[i, j]:,.0f}{'*' if lacks_seeds[i, j] else ''}"
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=9)
     figure.colorbar(image, label="RecNum over the best attacker's on this victim")
-    axes.set_title(f"RecNum on {rows[0].cell.label}, mean over seeds")
+    note = " (*: fewer than the others have)" if lacks_seeds.any() else ""
+    axes.set_title(f"RecNum on {rows[0].cell.label}, mean over seeds{note}")
     write_figure(figure, path)
 
 
@@ -101,7 +106,7 @@ def _panels(
     x_label: str,
     y_label: str,
 ) -> None:
-    """Draw one panel per victim with a line per attacker that queries."""
+    """Draw one panel per victim, a line per attacker that queries, over the seeds that all of them have."""
     asking = [row for row in rows if len(row.curve)]
     entries = list(dict.fromkeys(row.cell.entry for row in asking))
     victims = sorted({row.cell.victim for row in asking}, key=list(VICTIMS).index)
@@ -111,11 +116,13 @@ def _panels(
     FigureCanvasAgg(figure)
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for axes, victim in zip(panels, victims, strict=False):
+        here = _on_common_seeds([row for row in asking if row.cell.victim == victim])
         for number, entry in enumerate(entries):
-            own = [r for r in asking if (r.cell.entry, r.cell.victim) == (entry, victim)]
+            own = [row for row in here if row.cell.entry == entry]
             if own:
                 _draw_line(axes, [curve(row) for row in own], entry, number)
-        axes.set_title(victim, fontsize=10)
+        n_seeds = len({row.cell.seed for row in here})
+        axes.set_title(f"{victim}, {n_seeds} seed{'s' if n_seeds > 1 else ''}", fontsize=10)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     for axes in panels[len(victims) :]:
@@ -132,6 +139,13 @@ def _panels(
         loc="outside upper center", ncols=min(5, len(labels)), frameon=False,
     )  # fmt: skip
     write_figure(figure, path)
+
+
+def _on_common_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Leave out seeds that not every attacker of a victim has; all stay where they have none in common."""
+    seeds = [{r.cell.seed for r in rows if r.cell.entry == e} for e in {r.cell.entry for r in rows}]
+    common = set.intersection(*seeds)
+    return [row for row in rows if row.cell.seed in common or not common]
 
 
 def _draw_line(

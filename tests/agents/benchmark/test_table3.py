@@ -595,6 +595,22 @@ def test_the_legend_has_attackers_that_are_not_in_the_first_panel(
     assert shown == ["poisonrec", "poisonrec-plain"]
 
 
+def test_pictures_say_where_seeds_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Figure] = []
+    monkeypatch.setattr(figures, "write_figure", lambda figure, _: seen.append(figure))
+    rows = [row("BPR", "poisonrec", seed, [0, best]) for seed, best in ((0, 4), (1, 8))]
+    rows += [row("BPR", "evolution", 0, [0, 3]), row("PMF", "poisonrec", 0, [0, 1])]
+    draw_anytime(rows, tmp_path / "anytime.png")
+    panel = seen[0].axes[0] if seen[0].axes[0].get_title().startswith("BPR") else seen[0].axes[1]
+    assert panel.get_title() == "BPR, 1 seed"
+    assert [line.get_ydata()[-1] for line in panel.get_lines()] == [4.0, 3.0]  # type: ignore[index]
+    draw_heat_map(rows, tmp_path / "heat.png")
+    assert sorted(text.get_text() for text in seen[1].axes[0].texts) == ["1", "3*", "6"]
+    assert "*: fewer" in seen[1].axes[0].get_title()
+
+
 def test_pictures_are_written(tmp_path: Path) -> None:
     searching = [each for each in ROWS if len(each.curve)]
     for draw in (draw_anytime, draw_learning, draw_target_shares, draw_heat_map):
