@@ -118,9 +118,10 @@ class MultiVAE(Victim):
     clicks as the item has.
 
     Full retraining is itself noisy here: two seeds of it agree at .24 (Spearman), since twenty fake users
-    lead Adam elsewhere. On 16 attacks of 20 x 20 clicks on Steam (`recattack bench fidelity --protocol poisonrec
-    --attacks 16 --draws 1 --victims MultiVAE`; settings chosen on `--seed 7`) fine-tuning agrees with it at
-    .80 [.50, .94], and RecNum is .97 of it. Attacks without fillers and with niche ones are underestimated.
+    lead Adam elsewhere. On 16 attacks of 20 x 20 clicks on Steam fine-tuning agrees with it at .80
+    [.50, .94], and RecNum is .97 of it (`recattack bench fidelity --protocol poisonrec --attacks 16 --draws 1
+    --victims MultiVAE`; settings were chosen on `--seed 7`). Attacks without fillers and with niche ones are
+    underestimated.
     """
 
     name = "MultiVAE"
