@@ -1,6 +1,6 @@
 """Working copies of factorisations whose fine-tuning has a loss of its own."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from recattack_gym.victims.mf_kernel import take_first_negatives
 from recattack_gym.victims.schedule import fake_share
 
 
-class TrainedCopy(_WorkingCopy):
+class TrainedCopy(_WorkingCopy, ABC):
     """One thread's model; a subclass says how it is trained on the examples that are laid out here."""
 
     def update(self, profile: NDArray[np.int64]) -> None:
