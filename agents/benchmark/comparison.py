@@ -119,26 +119,38 @@ def full_table(rows: Sequence[Row]) -> str:
 
 
 def agreement(rows: Sequence[Row]) -> list[str]:
-    """Say how well fine-tuning orders these plans as full retraining does, or nothing of too few.
+    """Say how far RecNum under fine-tuning stands for RecNum under full retraining, or nothing of too few.
 
-    Spearman's rank correlation of a plan's RecNum under both, over attackers and seeds of a victim.
+    Per victim, over the plans of all attackers and seeds: Spearman's rank correlation, the ratio of the
+    sums (1 is right), and the ranges. An order is a dash where one side does not vary.
     """
-    parts = []
+    lines = []
     for victim in sorted({row.cell.victim for row in rows}, key=list(VICTIMS).index):
-        both = [
-            (float(str(row.result["finetune_rec_num"])), float(str(row.result["full_rec_num"])))
-            for row in rows
-            if row.cell.victim == victim and row.result["full_rec_num"] is not None
-        ]
-        if len(both) >= _FEWEST_PLANS and all(
-            len(set(values)) > 1 for values in zip(*both, strict=True)
-        ):
-            fast, full = zip(*both, strict=True)
-            parts.append(f"{victim} {spearmanr(fast, full).statistic:.2f} ({len(both)} plans)")
-    if not parts:
+        fast, full = np.array(
+            [
+                (float(str(row.result["finetune_rec_num"])), float(str(row.result["full_rec_num"])))
+                for row in rows
+                if row.cell.victim == victim and row.result["full_rec_num"] is not None
+            ]
+        ).T.reshape(2, -1)
+        if len(fast) < _FEWEST_PLANS:
+            continue
+        varies = np.ptp(fast) > 0 and np.ptp(full) > 0
+        lines.append(
+            (
+                victim,
+                len(fast),
+                f"{spearmanr(fast, full).statistic:.2f}" if varies else "-",
+                f"{fast.sum() / full.sum():.2f}" if full.any() else "-",
+                *(f"{values.min():,.0f} to {values.max():,.0f}" for values in (fast, full)),
+            )
+        )
+    if not lines:
         return []
+    names = ["victim", "plans", "Spearman", "finetune / full", "finetune", "full"]
     return [
-        f"Agreement of the two kinds of retraining on these plans (Spearman): {', '.join(parts)}."
+        "How far fine-tuning, which attackers were rewarded by, stands for full retraining on these plans.",
+        markdown_table(names, lines),
     ]
 
 

@@ -832,13 +832,20 @@ def test_agreement_is_the_rank_correlation_of_plans_under_both_kinds_of_retraini
     # ranks of the second: 1 3 2 4 5 6; sum of squared differences 2: 1 - 6 * 2 / (6 * 35)
     numbers = [(10, 1), (20, 30), (30, 20), (40, 44), (50, 51), (60, 99)]
     rows = [plan("BPR", *each) for each in numbers]
-    assert agreement(rows) == [
-        "Agreement of the two kinds of retraining on these plans (Spearman): BPR 0.94 (6 plans)."
+    shown = agreement([*rows, plan("BPR", 7, None)])[1].splitlines()[-1]  # 210 / 245
+    assert [x.strip() for x in shown.split("|")[1:-1]] == [
+        "BPR",
+        "6",
+        "0.94",
+        "0.86",
+        "10 to 60",
+        "1 to 99",
     ]
     assert agreement(rows[:5]) == agreement([plan("BPR", 1, None)]) == []
-    assert (
-        agreement([plan("ItemPop", n, 7) for n in range(9)]) == []
-    )  # no order under full retraining
+    flat, nothing = (agreement([plan("ItemPop", n, full) for n in range(9)])[1] for full in (7, 0))
+    assert " - " in flat  # no order under full retraining
+    assert " 0.57 " in flat  # 36 / 63
+    assert nothing.splitlines()[-1].count(" - ") == 2
 
 
 def test_alternation_is_reported_per_dataset(tmp_path: Path) -> None:
