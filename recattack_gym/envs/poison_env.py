@@ -127,7 +127,8 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
         n_candidates: Items that are ranked for each user, targets included; `None` ranks the whole
             catalogue without the items that the user has seen.
         resample_candidates: See Reproducibility.
-        retrain: `"finetune"` continues from the clean victim, `"full"` trains from scratch.
+        retrain: `"finetune"` continues from the clean victim, `"full"` trains from scratch. How well the
+            first stands for the second differs by victim and log; see `recattack bench fidelity`.
         reward: A name from the table above, or a function like those in `recattack_gym.envs.rewards`.
         victim_config: Settings of the victim by name, or its config object.
         platform_seed: See Reproducibility.
