@@ -88,6 +88,8 @@ class MFBCE(FactorVictim):
     full retraining, the negatives of genuine users that fall on new items or, by popularity, on fake clicks
     (`LogisticSchedule`). Genuine users do not move by these: alone, without all that holds a user in place,
     such examples would drag them away.
+    On Steam it orders 24 attacks like full retraining at a Spearman correlation of 0.87, where two full
+    retrainings agree at 0.94, and their RecNum sum to 0.96 times its own (`recattack bench fidelity`).
 
     Differs from the paper: the score is the inner product of generalised matrix factorisation with all
     output weights one, plus an item bias; stochastic gradient descent, one example at a time, where both
