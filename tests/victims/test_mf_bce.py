@@ -16,6 +16,7 @@ from recattack_gym.victims.factors import Factors
 from recattack_gym.victims.kernels import draw_negatives
 from recattack_gym.victims.mf_bce_engine import LogisticEngine
 from recattack_gym.victims.mf_bce_kernel import fit_bce, train_logits
+from recattack_gym.victims.mf_bce_schedule import CLICK, FIRST, FRESH, OTHER, PUSHED, CleanRun
 
 N_NEW = 4
 LIVELY: dict[str, object] = {"epochs": 3, "finetune_epochs": 3, "finetune_learning_rate": 0.03}
@@ -79,6 +80,7 @@ def test_one_click_and_its_negative_by_hand() -> None:
         learning_rate=0.1,
         reg=0.5,
         seed=0,
+        n_waypoints=1,
     )
     error = 1 - 1 / (1 + math.exp(-2))
     p, q0, b0 = 1 + 0.1 * (error * 2 - 0.5), 2 + 0.1 * (error - 1), 0.1 * error
@@ -125,38 +127,96 @@ def test_clean_training_equals_a_loop_over_the_epochs_own_draws(wide_log: Intera
         learning_rate=0.05,
         reg=0.1,
         seed=9,
+        n_waypoints=1,
     )
     for found, wanted in zip((start.users, start.items, start.bias), (p, q, b), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "kept"), [(5, [0, 2, 4]), (1, [0, 0, 0]), (0, [0, 0, 0])], ids=str
+)
+def test_the_clean_run_is_what_shorter_trainings_end_with(
+    epochs: int, kept: list[int], wide_log: Interactions
+) -> None:
+    def trained(n_epochs: int) -> tuple[Factors, CleanRun]:
+        factors = Factors.draw(wide_log, 3, 0.5, np.random.default_rng(3))
+        run = fit_bce(
+            factors,
+            wide_log,
+            n_negative_items=wide_log.n_items,
+            n_negatives=2,
+            popular_negatives=0.5,
+            epochs=n_epochs,
+            learning_rate=0.1,
+            reg=0.1,
+            seed=9,
+            n_waypoints=3,
+        )
+        return factors, run
+
+    _, run = trained(epochs)
+    assert CleanRun.epochs(3, epochs) == kept
+    for place, n_epochs in enumerate(kept):
+        expected, _ = trained(n_epochs)
+        for found, name in ((run.users, "users"), (run.items, "items"), (run.bias, "bias")):
+            np.testing.assert_array_equal(found[:, place], getattr(expected, name))
+
+
 def test_a_step_of_fine_tuning_follows_the_gradient_of_the_log_loss() -> None:
+    # Genuine users 0 to 2 and item 2 rest where the waypoint is; one example is no example (item -1).
     rng = np.random.default_rng(1)
-    users, items = (rng.standard_normal((n, 6)).astype(np.float32) for n in (4, 7))
+    past_users, past_items = (rng.standard_normal((n, 2, 6)).astype(np.float32) for n in (3, 7))
+    past_bias = rng.standard_normal((7, 2)).astype(np.float32)
+    fakes, items = (rng.standard_normal((n, 6)).astype(np.float32) for n in (2, 7))
     bias = rng.standard_normal(7).astype(np.float32)
     share = rng.random(7).astype(np.float32)
     share[2] = 0.0
-    user_rows = rng.integers(0, 4, 9).astype(np.int32)
-    item_rows = rng.integers(0, 7, (9, 3)).astype(np.int32)
-    tensors = [torch.tensor(x, requires_grad=True) for x in (users, items, bias)]
-    p = tensors[0][user_rows.astype(np.int64)][:, None]
-    q = tensors[1][item_rows.astype(np.int64)]
-    b = tensors[2][item_rows.astype(np.int64)]
-    logit = (p * q).sum(dim=2) + b
-    likelihood = torch.nn.functional.logsigmoid(torch.cat([logit[:, :1], -logit[:, 1:]], dim=1))
-    penalty = ((p**2).sum(dim=2) + (q**2).sum(dim=2) + b**2).sum()
-    loss = 0.15 * penalty - likelihood.sum()
+    user_ids = np.array([0, 3, 4, 1, 2, 3, 4, 0, 3, 4], dtype=np.int32)
+    item_ids = np.array([1, 2, 3, 2, 6, 1, 2, -1, 0, 3], dtype=np.int32)
+    kinds = np.array([FRESH, CLICK, OTHER, FRESH, PUSHED, FIRST, CLICK, PUSHED, OTHER, CLICK])
+    rests = share == 0
+    now = np.where(rests[:, None], past_items[:, 1], items), np.where(rests, past_bias[:, 1], bias)
+    together = np.concatenate([past_users[:, 1], fakes])
+    tensors = [torch.tensor(x, requires_grad=True) for x in (together, *now)]
+    is_one = item_ids >= 0
+    p = tensors[0][user_ids[is_one].astype(np.int64)]
+    q, b = (x[item_ids[is_one].astype(np.int64)] for x in tensors[1:])
+    logit = (p * q).sum(dim=1) + b
+    sign = torch.tensor(np.where(kinds[is_one] == CLICK, 1.0, -1.0))
+    penalty = (p**2).sum() + (q**2).sum() + (b**2).sum()
+    loss = 0.15 * penalty - torch.nn.functional.logsigmoid(sign * logit).sum()
     loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
-    expected: list[NDArray[np.float32]] = []
-    scales: list[NDArray[np.float32]] = [np.ones((4, 1), dtype=np.float32), share[:, None], share]
-    for tensor, scale in zip(tensors, scales, strict=True):
+    moves = np.array([[0.0], [0.0], [0.0], [1.0], [1.0]], dtype=np.float32)
+    stepped: list[NDArray[np.float32]] = []
+    for tensor, scale in zip(tensors, (moves, share[:, None], share), strict=True):
         assert tensor.grad is not None
-        expected.append(tensor.detach().numpy() - np.float32(0.05) * scale * tensor.grad.numpy())
-    gradients = [np.zeros_like(x) for x in (users, items, bias)]
-    train_logits(
-        users, items, bias, share, user_rows, item_rows, np.array([0, 9]), 0.05, 0.3, *gradients
+        stepped.append(tensor.detach().numpy() - np.float32(0.05) * scale * tensor.grad.numpy())
+    expected = (
+        stepped[0][3:],
+        np.where(rests[:, None], items, stepped[1]),
+        np.where(rests, bias, stepped[2]),
     )
-    for found, wanted in zip((users, items, bias), expected, strict=True):
+    gradients = [np.zeros_like(x) for x in (fakes, items, bias)]
+    train_logits(
+        fakes,
+        items,
+        bias,
+        share,
+        np.zeros(0, dtype=np.int64),
+        past_users,
+        past_items,
+        past_bias,
+        user_ids,
+        kinds.astype(np.int8),
+        item_ids,
+        np.array([0, 10]),
+        np.array([1]),
+        0.05,
+        0.3,
+        *gradients,
+    )
+    for found, wanted in zip((fakes, items, bias), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert not any(gradient.any() for gradient in gradients)
 
@@ -172,6 +232,9 @@ def test_a_step_of_fine_tuning_follows_the_gradient_of_the_log_loss() -> None:
         {"new_items_as_negatives": False},
         {"popular_negatives": 0.0},
         {"finetune_epochs": 0},
+        {"finetune_waypoints": 1},
+        {"finetune_waypoints": 5, "finetune_epochs": 7},
+        {"epochs": 0},
     ],
     ids=str,
 )
@@ -184,9 +247,60 @@ def test_the_engine_trains_the_factors_that_the_plain_path_trains(
     for profile in attacks(wide_log, 3, 6):
         fast = engine.factors_after(profile, 5).as_state()
         slow = victim.poisoned(profile, 5, "finetune").state
-        assert sorted(fast) == sorted(slow)
-        for array, expected in slow.items():
-            np.testing.assert_allclose(fast[array], expected, rtol=0, atol=1e-4, err_msg=array)
+        assert sorted(fast) == ["bias", "items", "users"]
+        for array, found in fast.items():
+            np.testing.assert_allclose(found, slow[array], rtol=0, atol=1e-4, err_msg=array)
+
+
+def test_what_the_poison_does_not_decide_rests_and_clicked_new_items_start_afresh(
+    wide_log: Interactions,
+) -> None:
+    victim = fitted(wide_log)
+    profile = np.array([[400, 5, 5, 7], [400, 9, 5, 403]])
+    clicked = np.unique(profile)
+    before, after = victim.state, victim.poisoned(profile, 5, "finetune").state
+    others = np.setdiff1d(np.arange(wide_log.n_items), clicked)
+    np.testing.assert_array_equal(after["users"][: wide_log.n_users], before["users"])
+    for name in ("items", "bias"):
+        np.testing.assert_array_equal(after[name][others], before[name][others])
+        assert (np.abs(after[name][clicked] - before[name][clicked]).max() > 1e-3).all()
+    victim._factors.items[400:] += 3.0
+    victim._run.items[400:] -= 2.0
+    moved = victim.poisoned(profile, 5, "finetune").state
+    np.testing.assert_array_equal(moved["items"][402], after["items"][402] + 3.0)
+    for item in (
+        400,
+        403,
+    ):  # nobody else has met the other new items: 401 and 402 are negatives, at times
+        assert np.abs(moved["items"][item] - after["items"][item]).max() < 0.5
+
+
+def test_clicked_items_move_with_the_clean_run_to_its_end(wide_log: Interactions) -> None:
+    # With steps that do nothing a clicked item ends where the clean one does, whatever the waypoints are.
+    victim = fitted(wide_log, finetune_learning_rate=1e-9, finetune_waypoints=3)
+    assert np.abs(np.diff(victim._run.items[5], axis=0)).max() > 0.01
+    after = victim.poisoned(np.array([[5, 7], [5, 400]]), 5, "finetune").state
+    for name in ("items", "bias"):
+        np.testing.assert_allclose(after[name][[5, 7]], victim.state[name][[5, 7]], atol=1e-6)
+
+
+def test_a_poisoned_victim_can_be_poisoned_again(
+    wide_log: Interactions, make_lists: MakeLists
+) -> None:
+    first, second = attacks(wide_log, 3, 6)[[3, 4]]
+    poisoned = fitted(wide_log).poisoned(first, 5, "finetune")
+    again = poisoned.poisoned(second, 6, "finetune")
+    assert again._run.users.shape == (wide_log.n_users + 6, 2, 64)
+    clicked = np.unique(first)
+    for place in range(2):
+        np.testing.assert_array_equal(poisoned._run.users[-3:, place], poisoned._factors.users[-3:])
+        np.testing.assert_array_equal(
+            poisoned._run.items[clicked, place], poisoned._factors.items[clicked]
+        )
+    lists = make_lists(poisoned.log, [400, 403])
+    fast = poisoned.engine(lists).exposure(second[None], 6)
+    slow = poisoned.engine(lists, backend="plain").exposure(second[None], 6)
+    np.testing.assert_array_equal(fast, slow)
 
 
 def test_new_items_are_not_shown_before_anyone_has_clicked_them(
@@ -222,7 +336,9 @@ def test_exposure_equals_the_plain_path_for_any_budget_on_a_long_catalogue(
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("n_negatives", 0), ("popular_negatives", 1.5)], ids=str
+    ("setting", "value"),
+    [("n_negatives", 0), ("popular_negatives", 1.5), ("finetune_waypoints", 0)],
+    ids=str,
 )
 def test_settings_out_of_range_are_refused(setting: str, value: object) -> None:
     with pytest.raises(ArgumentError, match=setting):
