@@ -57,8 +57,7 @@ class MFBCEConfig(FactorConfig):
     finetune_waypoints: int = 2
     """States of clean training that fine-tuning follows, and that the victim keeps beside the last one.
 
-    Chosen on a platform that is not the reported one (seed 7, 32 attacks): 1 to 8 of them give a Spearman
-    correlation with full retraining of 0.93 to 0.96, best with 2, and sums of 0.97 to 1.05 times its own.
+    Chosen on a platform that is not the reported one (seed 7). More cost memory and change little.
     """
 
     def __post_init__(self) -> None:
