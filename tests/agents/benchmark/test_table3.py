@@ -40,6 +40,7 @@ from agents.benchmark.comparison import (
     heuristics_table,
     interquartile_mean,
     learners_table,
+    paper_table,
     rec_num_table,
     report,
 )
@@ -566,7 +567,9 @@ def test_a_dataset_with_another_protocol_is_another_one_in_a_report() -> None:
     with_protocol, without = text.split("## steam-no-protocol")
     assert "## steam\n" in with_protocol
     assert "| poisonrec | 100 |" in with_protocol
-    assert "| poisonrec | 163 |" in with_protocol  # the paper's
+    assert (
+        "| poisonrec  | 163 |" in with_protocol
+    )  # the paper's, in a wider column: with all attackers of its
     assert "| poisonrec | 900 |" in without
     assert "163" not in without
     assert "PoisonRec's Table III" not in without
@@ -1038,3 +1041,21 @@ def test_there_is_no_ratio_to_nothing() -> None:
     text = claims(rows)
     assert "poisonrec above poisonrec-bplain: 0 of 1 cells, equal in 1." in text
     assert "poisonrec-bplain over poisonrec" not in text
+
+
+def test_the_papers_numbers_are_there_also_where_ours_are_missing() -> None:
+    def there(victim: str, entry: str) -> Row:
+        own = row(victim, entry, 0, [1, 1])
+        return replace(own, cell=replace(own.cell, dataset="steam", protocol="poisonrec"))
+
+    table = paper_table(
+        [there("NGCF", "random"), there("ItemPop", "appgrad"), there("ItemKNN", "random")]
+    )
+    lines = [[word.strip() for word in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert lines[0][0] == "attacker"
+    columns = {victim: [line[n] for line in lines[2:]] for n, victim in enumerate(lines[0])}
+    assert columns["attacker"] == list(TABLE3["steam"])
+    assert columns["NGCF"][columns["attacker"].index("appgrad")] == "8,094"
+    assert columns["ItemPop"] == ["7", "6", "2", "6", "8", "5,421", "6,496"]
+    assert columns["ItemKNN"] == ["-"] * 7  # none of the paper's victims
+    assert len(columns) == 4
