@@ -91,16 +91,18 @@ def train_poisonrec(
         disable=not show_progress,
     ) as bar:
         try:
-            agent.learn(
-                on_step=lambda step: bar.update(len(step.rec_nums)),
-                checkpoint=checkpoint,
-                log_dir=log_dir,
-            )
+            if not agent.is_stuck:  # a resumed run may be at the end of its patience
+                agent.learn(
+                    on_step=lambda step: bar.update(len(step.rec_nums)),
+                    checkpoint=checkpoint,
+                    log_dir=log_dir,
+                )
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(
-                f"interrupted after {agent.n_queries} attacks; {checkpoint} has all but the last ten "
-                f"seconds: repeat the command with --save {folder} --resume to go on"
-            ) from error
+            told = f"interrupted after {agent.n_queries} attacks; {checkpoint} has all but the last ten "
+            told += f"seconds: repeat the command with --save {folder} --resume to go on"
+            if not checkpoint.exists():
+                told = "interrupted before the first step was done, so nothing is saved: repeat the command"
+            raise KeyboardInterrupt(told) from error
     fresh = env.simulator.rec_num(agent.sample(eval_episodes))
     header = {
         **agent.plan().header,

@@ -58,3 +58,13 @@ def test_the_table_of_training_options_has_the_defaults() -> None:
             default = defaults[name.replace("-", "_")]
             expected = f"`{default}`" if name in ("algo", "policy") else default
             assert written == (expected if isinstance(expected, str) else f"{expected:g}"), name
+
+
+def test_the_page_of_table_3_is_what_the_documented_command_writes() -> None:
+    """Of which the pictures are a part: a report without them leaves the page without them, too."""
+    page = (ROOT / "docs" / "results" / "table3.md").read_text()
+    (command,) = re.findall(r"^\$ (recattack .*)", page, re.MULTILINE)
+    assert f"$ {command}\n" in (ROOT / "docs" / "benchmarks.md").read_text()
+    pictures = {path.name for path in (ROOT / "docs" / "results").glob("table3-*.png")}
+    assert len(pictures) > 4
+    assert set(re.findall(r"^!\[.*\]\((.*)\)", page, re.MULTILINE)) == pictures

@@ -48,11 +48,19 @@ def unpack(archive: Path, folder: Path) -> int:
 
     Raises:
         ArtifactError: If the archive is missing, damaged, or holds anything but result files.
+        OSError: If the folder cannot be written.
     """
     try:
         with zipfile.ZipFile(archive) as packed:
             contents = {name: packed.read(name) for name in packed.namelist()}
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,  # a name that is no text
+        RuntimeError,  # zipfile: a flipped bit says encrypted, or (NotImplementedError) a later version
+    ) as error:
         raise ArtifactError(f"{archive} must be a readable archive of results: {error}") from error
     strange = [n for n in contents if PurePosixPath(n).name != n or not n.endswith(_SUFFIXES)]
     if strange:

@@ -155,16 +155,20 @@ def agreement(rows: Sequence[Row]) -> list[str]:
 
 
 def paper_table(rows: Sequence[Row]) -> str:
-    """Return the paper's numbers for the same dataset, attackers and victims."""
+    """Return the paper's numbers for the same dataset and victims, whether or not there is a row for each."""
     published = TABLE3.get(rows[0].cell.label, {})
-
-    def cell(own: Sequence[Row]) -> str:
-        first = own[0].cell
-        if first.entry not in published or first.victim not in TABLE3_VICTIMS:
-            return "-"
-        return f"{published[first.entry][TABLE3_VICTIMS.index(first.victim)]:,}"
-
-    return _grid([row for row in rows if row.cell.entry in published] or rows[:1], cell)
+    victims = sorted({row.cell.victim for row in rows}, key=list(VICTIMS).index)
+    lines = [
+        (
+            entry,
+            *(
+                f"{numbers[TABLE3_VICTIMS.index(v)]:,}" if v in TABLE3_VICTIMS else "-"
+                for v in victims
+            ),
+        )
+        for entry, numbers in published.items()
+    ]
+    return markdown_table(("attacker", *victims), lines)
 
 
 def cost_table(rows: Sequence[Row]) -> str:

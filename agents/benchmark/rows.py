@@ -1,6 +1,5 @@
 """Finished cells of a comparison, read back from their result files."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from agents.benchmark.cells import ENTRIES, Cell, identity
 from agents.benchmark.published import TABLE3
 from agents.benchmark.sources import is_here
-from agents.benchmark.store import ResultStore
+from agents.benchmark.store import ResultStore, read_result
 from recattack_gym.victims import VICTIMS
 
 logger = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
     return rows
 
 
-def cells_in(folder: Path) -> list[Cell]:
+def cells_in(folder: Path, *, every_budget: bool = False) -> list[Cell]:
     """Return the cells that a folder has results of: per dataset, protocol, victim, attacker and seed one.
 
     Where there are several, with other budgets, it is the one with the most queries, most draws and
@@ -91,6 +90,8 @@ def cells_in(folder: Path) -> list[Cell]:
 
     Args:
         folder: Of the `ResultStore`.
+        every_budget: Whether cells that differ in queries or draws are all returned; of two that differ in
+            full retraining alone it is still the one that has it, since that holds all of the other.
     """
     best: dict[tuple[object, ...], Cell] = {}
     for path, known, _ in _files(folder):
@@ -109,14 +110,22 @@ def cells_in(folder: Path) -> list[Cell]:
             n_draws=int(str(known["n_draws"] or 1)),
             is_full=bool(known["is_full"]),
         )
-        key = cell.dataset, cell.protocol, cell.victim, cell.entry, cell.seed
+        budget = (cell.n_queries, cell.n_draws) if every_budget else ()
+        key = cell.dataset, cell.protocol, cell.victim, cell.entry, cell.seed, budget
         size = (cell.n_queries, cell.n_draws, cell.is_full)
         if key not in best or size > (best[key].n_queries, best[key].n_draws, best[key].is_full):
             best[key] = cell
     order = list(ENTRIES)
     return sorted(
         best.values(),
-        key=lambda c: (_place(c.dataset), c.victim, order.index(c.entry), c.seed),
+        key=lambda c: (
+            _place(c.dataset),
+            c.victim,
+            order.index(c.entry),
+            c.seed,
+            c.n_queries,
+            c.n_draws,
+        ),
     )
 
 
@@ -130,9 +139,8 @@ def _files(folder: Path) -> Iterator[tuple[Path, Mapping[str, object], Mapping[s
     """Yield file, identity and result of every cell in a folder."""
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text())
-            known, result = content["identity"], content["result"]
-        except (OSError, ValueError, KeyError) as error:
+            known, result = read_result(path)
+        except (OSError, ValueError) as error:
             logger.warning("%s cannot be read and is left out: %s", path, error)
             continue
         if "entry" in known:  # other benchmarks may keep theirs in the same folder

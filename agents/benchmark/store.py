@@ -11,6 +11,22 @@ from recattack_gym.core.files import atomic_write
 logger = logging.getLogger(__name__)
 
 
+def read_result(path: Path) -> tuple[dict[str, object], dict[str, object]]:
+    """Return identity and result from the file of a finished piece.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be read.
+        ValueError: If it is damaged, or holds something else.
+    """
+    content = json.loads(path.read_text())
+    known, result = (
+        content.get(name) if isinstance(content, dict) else None for name in ("identity", "result")
+    )
+    if not (isinstance(known, dict) and isinstance(result, dict)):
+        raise ValueError("it must hold an identity and a result")  # noqa: TRY004  # damaged, like bad JSON
+    return known, result
+
+
 class ResultStore:
     """Finished pieces in a folder, each under a hash of everything that determines it.
 
@@ -30,16 +46,13 @@ class ResultStore:
         """Return the result of a finished piece, or `None`; a damaged file counts as unfinished."""
         path = self.path(identity)
         try:
-            stored = json.loads(path.read_text())
+            known, result = read_result(path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             logger.warning("%s cannot be read and will be made again: %s", path, error)
             return None
-        if stored.get("identity") != json.loads(json.dumps(identity)):
-            return None
-        result: dict[str, object] = stored["result"]
-        return result
+        return result if known == json.loads(json.dumps(identity)) else None
 
     def put(self, identity: Mapping[str, object], result: Mapping[str, object]) -> None:
         """Write the result of a piece, whole or not at all."""

@@ -9,6 +9,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from joblib import delayed
 from tqdm import tqdm
@@ -119,14 +120,16 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             setattr(args, name, value)
     if args.everything and not args.report_only:
         raise ArgumentError("--everything must go with --report-only: it says what to report")
+    asked_for = [] if args.everything else cells_of(args)
+    check_places(args)
     if args.archive is not None and (args.report_only or args.archive.exists()):
         unpack(args.archive, args.out)
-    cells = cells_in(args.out) if args.everything else cells_of(args)
+    cells = cells_in(args.out) if args.everything else asked_for
     if not args.report_only:
         run_cells(cells, args.out, n_jobs=args.jobs, backend=args.backend)
     rows = read_rows(cells, args.out)
     if args.archive is not None and not args.report_only:
-        everything = read_rows(cells_in(args.out), args.out)
+        everything = read_rows(cells_in(args.out, every_budget=True), args.out)
         pack((file for row in everything for file in _files_of(row)), args.archive)
     text = report(rows) if rows else ""
     pictures = _draw(rows, args.figures) if args.figures is not None else []
@@ -158,6 +161,40 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         ],
         "figures": [str(path) for path in pictures],
     }
+
+
+def check_places(args: argparse.Namespace) -> None:
+    """Refuse, before anything is run, what could not be written after it.
+
+    Raises:
+        ArgumentError: If a folder or a file that is asked for cannot be made.
+    """
+    if args.out.exists() and not args.out.is_dir():
+        raise ArgumentError(f"--out must name a folder, got the file {args.out}")
+    if not args.report_only or args.archive is not None:
+        _check_folder("--out must name a folder", args.out)
+    if args.figures is not None:
+        _check_folder("--figures must name a folder", args.figures)
+    for option, path, is_written in (
+        ("--archive", args.archive, not args.report_only),
+        ("--write-docs", args.write_docs, True),
+    ):
+        if path is not None and is_written:
+            if path.is_dir():
+                raise ArgumentError(f"{option} must name a file, got the folder {path}")
+            _check_folder(f"{option} must name a file in a folder", path.parent)
+
+
+def _check_folder(told: str, folder: Path) -> None:
+    """Make a folder, and see whether a file can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ArgumentError(
+            f"{told} that can be written to, got {folder}: {error.strerror}"
+        ) from error
 
 
 def _files_of(row: Row) -> tuple[Path, Path]:

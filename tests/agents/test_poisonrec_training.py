@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from agents import cli
+from agents.poisonrec import PoisonRec
+from agents.poisonrec.agent import Step
 from recattack_gym.core import FakeProfiles
 
 
@@ -89,3 +91,45 @@ def test_options_of_another_algorithm_are_refused(
     assert cli.main(command) == 2
     told = capsys.readouterr().err
     assert "--agent-config goes with --algo poisonrec or poisonrec-warm, got --algo ppo" in told
+
+
+@pytest.mark.parametrize("n_steps", [0, 1])
+def test_an_interrupt_says_whether_there_is_something_to_go_on_from(
+    n_steps: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step, done = PoisonRec.step, list[Step]()
+
+    def interrupted(agent: PoisonRec) -> Step:
+        if len(done) == n_steps:
+            raise KeyboardInterrupt
+        done.append(step(agent))
+        return done[-1]
+
+    monkeypatch.setattr(PoisonRec, "step", interrupted)
+    assert cli.main(words(tmp_path / "run")) == 130
+    told = capsys.readouterr().err
+    monkeypatch.undo()
+    if n_steps:
+        assert "interrupted after 8 attacks" in told
+        assert "--resume to go on" in told
+        resumed = run(capsys, [*words(tmp_path / "run"), "--resume"])
+        assert resumed["curve"] == run(capsys, words(tmp_path / "whole"))["curve"]
+    else:
+        assert "nothing is saved: repeat the command" in told
+        assert "--resume" not in told
+        run(capsys, words(tmp_path / "run"))
+
+
+def test_a_run_that_patience_ended_is_at_its_end_when_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = words(tmp_path, "patience=1", n_attacks=400)
+    whole = run(capsys, command)
+    assert isinstance(whole["curve"], list)
+    assert len(whole["curve"]) < 400
+    resumed = run(capsys, [*command, "--resume"])
+    for name in ("curve", "n_queries", "rec_num", "policy", "profiles_hash"):
+        assert resumed[name] == whole[name]

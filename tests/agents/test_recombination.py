@@ -1,10 +1,13 @@
 """The best poison sets so far, and what is made of them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents import recombination
 from agents.recombination import Elites
 from recattack_gym.core import ArgumentError
 from tests.agents.stub_view import make_view
@@ -82,3 +85,49 @@ def test_a_count_of_none_is_refused() -> None:
         elites_of(1.0, n_elites=0)
     with pytest.raises(ArgumentError, match="n_sets must be"):
         elites_of(1.0).recombine(0, np.random.default_rng(0))
+
+
+class OneKindOfChange:
+    """A generator that always draws the same kind of change, and is one otherwise."""
+
+    def __init__(self, change: int) -> None:
+        self._rng = np.random.default_rng(0)
+        self._change = change
+
+    def integers(self, high: int, size: int | None = None) -> Any:  # noqa: ANN401  # as NumPy's
+        if high == 3 and size is None:
+            return self._change
+        return self._rng.integers(high, size=size)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # of many types
+        return getattr(self._rng, name)
+
+
+@pytest.mark.parametrize("change", [0, 1, 2])
+def test_each_kind_of_change_does_what_it_says(
+    change: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recombination, "CROSSOVER_RATE", 0.0)
+    monkeypatch.setattr(recombination, "FRESH_RATE", 0.0)
+    n_users, n_clicks = 5, 8
+    elites = Elites(make_view(n_items=40, n_fake_users=n_users, profile_size=n_clicks), 2)
+    own = np.arange(n_users * n_clicks).reshape(n_users, n_clicks) // 4  # items 0 to 9
+    elites.add(np.stack([own, own + 20]), np.array([2.0, 1.0]))
+    made = elites.recombine(300, OneKindOfChange(change))  # type: ignore[arg-type]  # stands in for one
+    n_of_other = []
+    for each in made:
+        parent = own if (each < 20).mean() > 0.5 else own + 20
+        is_changed = each != parent
+        n_of_other.append(int(((each < 20) != (parent[0, 0] < 20)).sum()))
+        if change == 0:  # one item gives way to one other
+            assert len(np.unique(parent[is_changed])) <= 1
+            assert len(np.unique(each[is_changed])) <= 1
+        elif change == 1:  # at most 1 + a tenth of the clicks
+            assert is_changed.sum() <= 1 + n_users * n_clicks // 10
+        else:  # profiles are whole ones of the parent
+            assert set(map(tuple, each.tolist())) <= set(map(tuple, parent.tolist()))
+    n_changed = (made != own).all(axis=(1, 2)).sum()
+    assert 0 < n_changed < 150  # the better parent is taken more often
+    assert (max(n_of_other) > 0) == (change != 2)
+    if change == 2:
+        assert min(len(np.unique(each, axis=0)) for each in made) < n_users

@@ -40,6 +40,7 @@ from agents.benchmark.comparison import (
     heuristics_table,
     interquartile_mean,
     learners_table,
+    paper_table,
     rec_num_table,
     report,
 )
@@ -50,7 +51,7 @@ from agents.benchmark.figures import (
     draw_target_shares,
 )
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
-from agents.benchmark.rows import Row, read_rows
+from agents.benchmark.rows import Row, cells_in, read_rows
 from agents.benchmark.store import ResultStore
 from agents.search import SearchAttacker
 from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles, UnknownNameError
@@ -78,6 +79,8 @@ def test_a_cell_says_what_its_plan_does_under_both_kinds_of_retraining(tmp_path:
     simulator = PlatformSimulator("synthetic", "CoVisitation", seed=3)
     assert result["finetune_rec_num"] == int(simulator.rec_num(plan)[0])
     assert result["full_rec_num"] == int(simulator.rec_num(plan, retrain="full")[0])
+    assert result["share"] == pytest.approx(float(str(result["rec_num"])) / simulator.max_rec_num)
+    assert result["target_share"] == np.isin(plan.item_ids, simulator.target_items).mean() == 0.5
     assert result["n_draws"] == 4
     assert result["n_queries"] == 0
     assert result["curve"] == []
@@ -481,8 +484,12 @@ def test_a_report_says_what_was_retrained_in_full() -> None:
         "after full retraining, mean over seeds (heuristics: their first draw). Of seed 0 only."
         in some
     )
-    everything = report([cell(0, 7), cell(1, 9)])
-    assert "their first draw).\n" in everything
+    several = report([cell(seed, 7 if seed else None) for seed in range(3)])
+    assert "their first draw). Of seeds 1, 2 only." in several
+    everything = [cell(0, 7), cell(1, 9)]
+    assert "their first draw).\n" in report(everything)
+    popular = [replace(row, cell=replace(row.cell, entry="popular")) for row in everything]
+    assert "their first draw).\n" in report([*everything, *popular])
 
 
 @pytest.mark.parametrize("entry", ["random", "random-search"])
@@ -560,7 +567,9 @@ def test_a_dataset_with_another_protocol_is_another_one_in_a_report() -> None:
     with_protocol, without = text.split("## steam-no-protocol")
     assert "## steam\n" in with_protocol
     assert "| poisonrec | 100 |" in with_protocol
-    assert "| poisonrec | 163 |" in with_protocol  # the paper's
+    assert (
+        "| poisonrec  | 163 |" in with_protocol
+    )  # the paper's, in a wider column: with all attackers of its
     assert "| poisonrec | 900 |" in without
     assert "163" not in without
     assert "PoisonRec's Table III" not in without
@@ -871,3 +880,182 @@ def test_alternation_counts_pairs_of_a_target_and_another_item() -> None:
     assert expected == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
     single = FakeProfiles(np.array([[9], [1]]), header={"target_items": [9]})
     assert alternation(single) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "content", ["null", "[]", "3", "{}", '{"identity": 3, "result": 4}', '{"identity": {', "\udcff"]
+)
+def test_a_file_of_another_shape_is_no_result(content: str, tmp_path: Path) -> None:
+    store, key = ResultStore(tmp_path), identity(CELL)
+    store.put(key, {"rec_num": 1})
+    store.path(key).write_bytes(content.encode(errors="surrogateescape"))
+    assert store.get(key) is None
+    assert not read_rows([CELL], tmp_path)
+    assert not cells_in(tmp_path)
+    store.path(key).write_text(json.dumps({"identity": key}))
+    assert store.get(key) is None
+    store.put(key, {"rec_num": 1})
+    assert store.get(key) == {"rec_num": 1}
+
+
+def test_of_a_cell_there_is_the_one_with_the_largest_budget_or_each(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    wanted = []
+    for seed in range(6):  # names are digests, so that which file comes first is by chance
+        plain = replace(CELL, seed=seed, n_draws=2, is_full=False)
+        search = replace(plain, entry="random-search", n_draws=1)
+        for cell in (
+            plain,
+            replace(plain, is_full=True),
+            replace(plain, n_draws=4),
+            search,
+            replace(search, n_queries=30),
+        ):
+            store.put(identity(cell), {})
+        wanted += [
+            replace(plain, n_draws=4, n_queries=1),
+            replace(search, n_queries=30),
+            replace(plain, is_full=True, n_queries=1),
+            search,
+        ]
+    largest = [cell for cell in wanted if cell.n_draws == 4 or cell.n_queries == 30]
+    assert set(cells_in(tmp_path)) == set(largest)
+    assert len(cells_in(tmp_path)) == len(largest)
+    assert set(cells_in(tmp_path, every_budget=True)) == set(wanted)
+    twins = tmp_path / "twins"
+    for seed in range(6):
+        for is_full in (True, False):
+            cell = replace(CELL, seed=seed, n_queries=1, is_full=is_full)
+            ResultStore(twins).put(identity(cell), {})
+    assert [cell.is_full for cell in cells_in(twins)] == [True] * 6
+    assert cells_in(twins, every_budget=True) == cells_in(twins)
+
+
+def test_an_archive_keeps_what_was_measured_with_other_budgets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "results.zip"
+    given = {"--attackers": "random-search", "--victims": "ItemPop", "--seeds": "0"}
+    told = []
+    for queries in (8, 12, 4):
+        command = options(tmp_path / f"{queries}", **{**given, "--queries": queries})
+        assert cli.main([*command, "--archive", str(archive)]) == 0
+        told.append(json.loads(capsys.readouterr().out.splitlines()[-1])["rec_num"])
+    monkeypatch.setattr(cells_module, "_measure", lambda cell: pytest.fail(f"{cell} is there"))
+    for queries, before in zip((8, 12, 4), told, strict=True):
+        command = options(tmp_path / "again", **{**given, "--queries": queries})
+        assert cli.main([*command, "--archive", str(archive)]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["rec_num"] == before
+
+
+def test_no_flipped_byte_of_an_archive_is_more_than_a_refusal(tmp_path: Path) -> None:
+    for name, content in (("a.json", b'{"a": 1}' * 20), ("b.npz", bytes(range(200)))):
+        (tmp_path / name).write_bytes(content)
+    archive, out = tmp_path / "results.zip", tmp_path / "out"
+    pack([tmp_path / "a.json", tmp_path / "b.npz"], archive)
+    written = archive.read_bytes()
+    told = []
+    for place in range(len(written)):
+        for flip in (0x01, 0x80):
+            damaged = bytearray(written)
+            damaged[place] ^= flip
+            archive.write_bytes(bytes(damaged))
+            try:
+                unpack(archive, out)
+            except ArtifactError as error:
+                told.append((str(error), out.exists()))
+            for path in sorted(out.glob("*")):
+                assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+                path.unlink()
+            if out.exists():
+                out.rmdir()
+    assert all(f"{archive} must" in error for error, _ in told)
+    assert not any(is_there for _, is_there in told)  # nothing of it, not some
+    assert len(told) > len(written)  # the rest is in fields that nobody reads
+
+
+def test_the_time_is_no_part_of_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    pack([tmp_path / "a.json"], tmp_path / "results.zip")
+    with zipfile.ZipFile(tmp_path / "results.zip") as packed:
+        assert [entry.date_time for entry in packed.infolist()] == [(1980, 1, 1, 0, 0, 0)]
+
+
+@pytest.mark.parametrize("option", ["--out", "--archive", "--figures", "--write-docs"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_run(
+    option: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cells_module, "_measure", lambda cell: pytest.fail(f"{cell} was run"))
+    file = tmp_path / "file"
+    file.write_text("mine")
+    command = [*options(tmp_path / "cells"), option, str(file / "below")]
+    assert cli.main(command) == 2
+    told = capsys.readouterr().err
+    assert f"{option} must name a " in told
+    assert str(file) in told
+    wrong = tmp_path if option in ("--archive", "--write-docs") else file
+    assert cli.main([*command, option, str(wrong)]) == 2
+    told = capsys.readouterr().err
+    assert f"{option} must " in told
+    assert str(wrong) in told
+    assert file.read_text() == "mine"
+    assert not list((tmp_path / "cells").glob("*.json"))
+
+
+def test_to_report_from_a_folder_it_need_not_be_writable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing"
+    assert cli.main([*options(missing), "--report-only"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["n_finished"] == 0
+    assert not missing.exists()
+    missing.write_text("a file")
+    assert cli.main([*options(missing), "--report-only"]) == 2
+    assert f"--out must name a folder, got the file {missing}" in capsys.readouterr().err
+
+
+def test_a_victim_that_recommends_nothing_right_has_nothing_to_lose() -> None:
+    effects = {"clean_hr_at_k": 0.0, "hr_at_k": 0.0, "clean_ndcg_at_k": 0.0, "ndcg_at_k": 0.0}
+    rows = [
+        replace(each, result=MappingProxyType({**each.result, "side_effects": effects}))
+        for each in costly(ROWS)
+    ]
+    assert "| +0.0% |   +0.0% |" in report(rows)
+
+
+def test_cells_where_both_have_nothing_say_nothing_about_learners() -> None:
+    rows = [
+        *(row("ItemPop", name, 0, [0, 0]) for name in ("poisonrec", "poisonrec-warm")),
+        row("BPR", "poisonrec", 0, [5, 10]),
+        row("BPR", "poisonrec-warm", 0, [20, 20]),
+    ]
+    line = next(x for x in learners_table(rows).splitlines() if x.startswith("| poisonrec-warm"))
+    assert line.split("|")[2].strip() == "2.00"
+
+
+def test_there_is_no_ratio_to_nothing() -> None:
+    rows = [row("ItemPop", name, 0, [0, 0]) for name in ("poisonrec", "poisonrec-bplain")]
+    text = claims(rows)
+    assert "poisonrec above poisonrec-bplain: 0 of 1 cells, equal in 1." in text
+    assert "poisonrec-bplain over poisonrec" not in text
+
+
+def test_the_papers_numbers_are_there_also_where_ours_are_missing() -> None:
+    def there(victim: str, entry: str) -> Row:
+        own = row(victim, entry, 0, [1, 1])
+        return replace(own, cell=replace(own.cell, dataset="steam", protocol="poisonrec"))
+
+    table = paper_table(
+        [there("NGCF", "random"), there("ItemPop", "appgrad"), there("ItemKNN", "random")]
+    )
+    lines = [[word.strip() for word in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert lines[0][0] == "attacker"
+    columns = {victim: [line[n] for line in lines[2:]] for n, victim in enumerate(lines[0])}
+    assert columns["attacker"] == list(TABLE3["steam"])
+    assert columns["NGCF"][columns["attacker"].index("appgrad")] == "8,094"
+    assert columns["ItemPop"] == ["7", "6", "2", "6", "8", "5,421", "6,496"]
+    assert columns["ItemKNN"] == ["-"] * 7  # none of the paper's victims
+    assert len(columns) == 4

@@ -5,8 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from agents.attackers import ATTACKERS
+from agents.heuristic.clicks import top_share
 from agents.heuristic.power_item import in_degrees
-from recattack_gym.core import Interactions
+from recattack_gym.core import AttackBudget, Interactions
 from tests.agents.stub_view import StubView, make_view, random_log
 
 N_CLICKS = 100 * 20
@@ -117,3 +118,23 @@ def test_power_item_clicks_the_items_with_the_largest_in_degree(view: StubView) 
     best = np.argsort(-degrees, kind="stable")[:10]
     clicked = np.unique(plan("power-item", view, n_neighbours=5)[:, 1::2])
     assert set(clicked) == set(best)
+
+
+@pytest.mark.parametrize(("n_items", "n_popular"), [(9, 1), (19, 1), (20, 2), (39, 3)])
+def test_a_tenth_is_rounded_down(n_items: int, n_popular: int) -> None:
+    item_ids, worth = np.arange(n_items), np.arange(n_items)
+    assert top_share(item_ids, worth, 0.1).tolist() == item_ids[::-1][:n_popular].tolist()
+
+
+def test_power_items_are_those_of_the_log_at_hand_whatever_came_before() -> None:
+    attacker = ATTACKERS["power-item"]({"n_neighbours": 5})
+    for seed in (0, 1, 0):
+        clean = random_log(30, 40, 400, seed)
+        view = StubView(
+            Interactions(clean.user_ids, (clean.item_ids + 7 * seed) % 40, 30, 40),
+            make_view().goal,
+            AttackBudget(n_fake_users=100, profile_size=20),
+        )
+        clicked = np.unique(attacker.plan(view, np.random.default_rng(0)).item_ids[:, 1::2])
+        degrees = brute_force_in_degrees(view.clean_log, 5, 50)
+        assert set(clicked) == set(np.argsort(-degrees, kind="stable")[:4])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from agents.optimization import ConsLOP
+from agents.optimization import ConsLOP, conslop
 from agents.optimization.conslop import (
     NEVER,
     SIMILARITIES,
@@ -132,17 +133,19 @@ def test_a_single_anchor_that_is_bought_shows_the_target_afterwards(similarity: 
     assert n_won or similarity == "cosine"  # one co-visit is enough for the product
 
 
-def price_by_trying(log: Interactions, anchor: int, similarity: Similarity, k: int) -> int:
-    """Return how many co-visits with item 15 put it on the anchor's list, by injecting them."""
+def price_by_trying(
+    log: Interactions, anchor: int, similarity: Similarity, k: int, target: int = 15
+) -> int:
+    """Return how many co-visits with a target put it on the anchor's list, by injecting them."""
     for q in range(1, 60):
         users = np.repeat(np.arange(log.n_users, log.n_users + q), 2)
         more = Interactions(
             np.concatenate([log.user_ids, users]),
-            np.concatenate([log.item_ids, np.tile([15, anchor], q)]),
+            np.concatenate([log.item_ids, np.tile([target, anchor], q)]),
             log.n_users + q,
             16,
         )
-        if 15 in lists_of(more, similarity, k)[anchor]:
+        if target in lists_of(more, similarity, k)[anchor]:
             return q
     return 60
 
@@ -161,3 +164,76 @@ def test_one_target_alternates_with_the_most_visited_anchors_that_can_be_won() -
     visits = clean.item_popularity
     assert len(anchors) == 9
     assert visits[anchors].mean() > 2 * visits.mean()
+
+
+def prices_of(
+    view: StubView, monkeypatch: pytest.MonkeyPatch, **settings: object
+) -> tuple[NDArray[np.int64], int]:
+    """Return what every anchor costs in a plan, and which item the plan promotes."""
+    seen: list[NDArray[np.int64]] = []
+
+    def looking(
+        worth: NDArray[np.float64], price: NDArray[np.int64], budget: int
+    ) -> NDArray[np.int64]:
+        seen.append(price.copy())
+        return best_anchors(worth, price, budget)
+
+    monkeypatch.setattr(conslop, "best_anchors", looking)
+    clicks = ConsLOP(settings).plan(view, np.random.default_rng(0)).item_ids
+    return seen[0], int(clicks[0, 0])
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("target", [13, 15])
+def test_the_price_of_every_anchor_is_that_of_injecting_covisits_with_it(
+    similarity: Similarity, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for an item that exists (13): its own co-visits count, and it is no rival of itself."""
+    drawn = random_log(60, 15, 900, seed=3)
+    is_target = drawn.item_ids == 13
+    swapped = np.where(is_target, 14, np.where(drawn.item_ids == 14, 13, drawn.item_ids))
+    clean = Interactions(drawn.user_ids, swapped, 60, 15).with_catalogue(16)
+    budget = AttackBudget(n_fake_users=4, profile_size=6)  # 12 co-visits
+    view = StubView(clean, AttackGoal(target_items=(target,)), budget)
+    price, promoted = prices_of(view, monkeypatch, similarity=similarity, list_length=4)
+    assert promoted == target
+    expected = np.array(
+        [
+            price_by_trying(clean, anchor, similarity, 4, target) if anchor != target else 60
+            for anchor in range(15)
+        ]
+    )
+    assert np.array_equal(np.minimum(price[:15], 13), np.minimum(expected, 13))
+    if (similarity, target) == ("product", 15):
+        assert (expected == 1).all()  # one co-visit is enough for a new item
+    else:
+        assert len(np.unique(expected)) > 2
+
+
+def test_with_all_visits_an_anchor_costs_what_it_takes_beside_the_whole_attack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clean = random_log(60, 15, 900, seed=3).with_catalogue(16)
+    budget = AttackBudget(n_fake_users=4, profile_size=6)
+    view = StubView(clean, AttackGoal(target_items=(15,)), budget)
+    price, _ = prices_of(view, monkeypatch, list_length=4, counts_all_visits=True)
+    lists = lists_of(clean, "product", 4)
+    pairs, counts = covisit_counts(clean, 16)
+    table = dict(zip(pairs.tolist(), counts.tolist(), strict=True))
+    for anchor in range(15):
+        rival = lists[anchor][-1]
+        share = table[anchor * 16 + rival] / clean.item_popularity[rival]
+        wins = [
+            q for q in range(1, 13) if q / 12 > share
+        ]  # 12 visits of the target, q with this one
+        assert price[anchor] == (wins[0] if wins else NEVER)
+
+
+def test_no_anchor_is_another_target() -> None:
+    clean = random_log(200, 60, 3000, seed=1)
+    most_visited = np.argsort(-clean.item_popularity, kind="stable")[:8].tolist()
+    goal = AttackGoal(target_items=tuple(sorted(most_visited)))
+    view = StubView(clean, goal, AttackBudget(n_fake_users=3, profile_size=20))
+    for seed in range(4):
+        clicks = ConsLOP().plan(view, np.random.default_rng(seed)).item_ids
+        assert not set(most_visited) & set(clicks[:, 1::2].ravel().tolist())

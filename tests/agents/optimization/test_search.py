@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from agents.attackers import ATTACKERS
 from agents.optimization.appgrad import estimated_gradient, singular_directions, whole_counts
 from agents.recording import RecordingView
-from agents.search import SearchAttacker
+from agents.search import SearchAttacker, Trials
 from recattack_gym.core import AttackBudget, AttackGoal
 from recattack_gym.core.attack import Direction
 from tests.agents.stub_view import StubView, random_log
@@ -126,3 +126,40 @@ def test_cross_entropy_finds_that_even_and_odd_places_differ() -> None:
     platform = Alternating()
     plan = ATTACKERS["cross-entropy"]({"n_queries": 960}).plan(platform, np.random.default_rng(0))
     assert platform.query(plan.item_ids[None])[0] >= 36  # of 40
+
+
+@pytest.mark.parametrize("name", ["random-search", "cross-entropy", "evolution", "appgrad"])
+@pytest.mark.parametrize("n_queries", [1, 7, 50])
+def test_a_budget_that_fits_no_batch_is_spent_exactly(name: str, n_queries: int) -> None:
+    view = LinearView()
+    ATTACKERS[name]({"n_queries": n_queries}).plan(view, np.random.default_rng(0))
+    assert view.n_queries == n_queries
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "appgrad"])
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_the_share_of_targets_at_the_beginning_is_the_one_asked_for(
+    name: str, share: float
+) -> None:
+    shares = []
+    for seed in range(8):
+        view = RecordingView(LinearView())
+        attacker = ATTACKERS[name]({"n_queries": 10, "target_share": share})
+        attacker.plan(view, np.random.default_rng(seed))
+        shares += view.target_shares
+    # 80 sets of 40 clicks; those of appgrad are ten probes of one draw, so 8 x 40 clicks count
+    assert np.mean(shares) == pytest.approx(share, abs=0.1)
+
+
+def test_of_equally_good_sets_the_first_is_kept() -> None:
+    view = LinearView()
+    sets = np.zeros((3, 2, 5, 8), dtype=np.int64)
+    sets[0, 1, 0, 0] = sets[1, 0, 1, 1] = 40  # equal, in another batch
+    sets[2] = sets[0]
+    sets[2, 0, 2, 2:4] = 40  # better
+    trials = Trials(view, 6)
+    for batch in sets[:2]:
+        trials.query(batch)
+        assert np.array_equal(trials.best_profiles, sets[0, 1])
+    trials.query(sets[2])
+    assert np.array_equal(trials.best_profiles, sets[2, 0])

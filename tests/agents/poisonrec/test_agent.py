@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from agents.poisonrec import PoisonRec, PoisonRecConfig
+from agents.poisonrec.agent import Step
+from agents.poisonrec.policy import Evaluation, Rollout
+from agents.poisonrec.threads import Blocks
 from agents.search import Trials
 from recattack_gym.core import (
     ArgumentError,
@@ -236,3 +240,89 @@ def test_the_header_of_a_checkpoint_is_plain_json(tmp_path: Path) -> None:
         header = json.loads(archive["header"].tobytes())
     assert header["batch_sizes"] == [8]
     assert header["config"]["action_space"] == "bcbt-popular"
+
+
+@pytest.mark.parametrize(("n_examples", "n_choices"), [(3, 5), (8, 1)])
+def test_every_update_is_made_from_examples_of_its_own(n_examples: int, n_choices: int) -> None:
+    view = CountingView("push")
+    agent = PoisonRec(view, small(n_queries=8, n_examples=n_examples, n_epochs=5), seed=1)
+    tried: list[set[bytes]] = []
+    chosen: list[list[bytes]] = []
+    sample, evaluate = agent.policy.sample, agent.policy.evaluate
+
+    def sampling(n_sets: int, rng: np.random.Generator, blocks: Blocks) -> Rollout:
+        rollout = sample(n_sets, rng, blocks)
+        tried.append({each.tobytes() for each in rollout.item_ids})
+        return rollout
+
+    def evaluating(item_ids: NDArray[np.int64], blocks: Blocks) -> Evaluation:
+        chosen.append([each.tobytes() for each in item_ids])
+        return evaluate(item_ids, blocks)
+
+    agent.policy.sample = sampling  # type: ignore[method-assign]  # to watch it
+    agent.policy.evaluate = evaluating  # type: ignore[method-assign]  # to watch it
+    agent.step()
+    assert len(chosen) == n_choices
+    for sets in chosen:
+        assert len(sets) == len(set(sets)) == n_examples
+        assert set(sets) <= tried[0]
+    assert len({frozenset(sets) for sets in chosen}) > min(1, n_choices - 1)
+
+
+@pytest.mark.parametrize(
+    ("direction", "rec_nums", "is_stuck"),
+    [
+        ("push", [3, 4, 5], False),
+        ("push", [5, 4, 3], True),
+        ("nuke", [5, 4, 3], False),
+        ("nuke", [3, 4, 5], True),
+        ("nuke", [3, 4], False),  # as many steps as patience: nothing to compare with
+    ],
+)
+def test_better_is_less_where_targets_are_demoted(
+    direction: Direction, rec_nums: list[int], *, is_stuck: bool
+) -> None:
+    agent = PoisonRec(CountingView(direction), small(patience=2))
+    agent.history = [Step(n, np.array([r, r]), 0.5) for n, r in enumerate(rec_nums)]
+    assert agent.is_stuck == is_stuck
+
+
+def test_tensorboard_gets_every_step_once_and_a_resumed_run_goes_on_counting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[str, float, int]] = []
+    folders: list[str] = []
+    n_closed = 0
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            folders.append(folder)
+
+        def add_scalar(self, name: str, value: float, number: int) -> None:
+            written.append((name, value, number))
+
+        def close(self) -> None:
+            nonlocal n_closed
+            n_closed += 1
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]  # stands in for the package
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    view = item_pop()
+    agent = PoisonRec(view, small(n_queries=32), seed=5).learn(2, log_dir=tmp_path / "log")
+    agent.save(tmp_path / "agent.npz")
+    agent = PoisonRec.load(tmp_path / "agent.npz", view).learn(log_dir=tmp_path / "log")
+    bests = np.maximum.accumulate([step.rec_nums.max() for step in agent.history])
+    assert written == [
+        scalar
+        for number, step in enumerate(agent.history)
+        for scalar in (
+            ("rec_num/mean", float(step.rec_nums.mean()), number),
+            ("rec_num/batch_max", float(step.rec_nums.max()), number),
+            ("rec_num/best", float(bests[number]), number),
+            ("target_share", step.target_share, number),
+        )
+    ]
+    assert len(agent.history) == 4
+    assert folders == [str(tmp_path / "log")] * 2
+    assert n_closed == 2

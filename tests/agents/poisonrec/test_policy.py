@@ -246,3 +246,16 @@ def test_a_policy_that_was_saved_goes_on_bit_for_bit(name: ActionSpaceName) -> N
     assert np.array_equal(other.features.values, whole.features.values)
     for first, second in zip(other.network.parameters(), whole.network.parameters(), strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["plain", "bplain"])
+def test_every_row_of_a_block_has_a_draw_of_its_own(
+    name: ActionSpaceName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = make_policy(name)
+    drawn = []
+    for chunk in (100, 8_000_000):
+        monkeypatch.setattr(softmax_space, "_CHUNK_SCORES", chunk)
+        drawn.append(policy.sample(4, np.random.default_rng(1), ALONE).item_ids)
+    assert np.array_equal(drawn[0], drawn[1])
+    assert len(np.unique(drawn[0].reshape(-1, 4), axis=0)) > 6  # of 12 profiles
