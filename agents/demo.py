@@ -20,7 +20,8 @@ from recattack_gym.core import ArgumentError
 from recattack_gym.core.checks import as_count
 from recattack_gym.core.files import atomic_write
 
-ENV_ID = "recattack_gym:RecPoison-GRU4Rec-v0"
+ENV_ID = "recattack_gym:RecPoison-ALS-v0"
+"""A victim whose fine-tuning gives what training from scratch gives, on the generated log as on Steam."""
 AGENT = "PPO (trained)"
 POISONREC = {"PoisonRec (trained)": "poisonrec", "PoisonRec, warm start": "poisonrec-warm"}
 """Shown name and name in `ATTACKERS` of the learners beside Stable-Baselines3's PPO."""
@@ -40,10 +41,17 @@ class DemoConfig:
     """Attacks that every learner may try per seed."""
     n_fresh: int = 32
     """Attacks drawn from a trained policy for its mean."""
+    n_full: int = 4
+    """Attacks of everybody, of those that the mean is of, that are repeated under full retraining."""
 
     def __post_init__(self) -> None:
-        for name in ("n_fake_users", "profile_size", "n_queries", "n_fresh"):
+        for name in ("n_fake_users", "profile_size", "n_queries", "n_fresh", "n_full"):
             as_count(name, getattr(self, name))
+        most = min(self.n_fresh, self.n_queries)
+        if self.n_full > most:
+            raise ArgumentError(
+                f"n_full must be at most n_fresh and n_queries, {most}, got {self.n_full}"
+            )
         rollout = TrainingConfig().n_envs
         if self.n_queries % rollout:
             fewer = self.n_queries // rollout * rollout
@@ -68,6 +76,8 @@ class SeedResult:
     """Learner -> RecNum of every attack that it tried, in order."""
     mean: Mapping[str, float]
     """Attacker -> mean RecNum of fresh attacks."""
+    full: Mapping[str, float]
+    """Attacker -> mean RecNum of the first `n_full` fresh attacks, trained from scratch."""
     best: Mapping[str, int]
     """Attacker -> largest RecNum among equally many attacks, `n_queries` each."""
     config: Mapping[str, object]
@@ -87,7 +97,8 @@ def run_demo(
     Every seed is another platform, and other agents. The comparison is on two footings: the mean RecNum
     of an attack (fresh ones from a trained policy, all draws of a heuristic), and the best of
     `n_queries` attacks (all that a learner tried, against as many draws of each
-    heuristic, so that nobody may look at more results than the others).
+    heuristic, so that nobody may look at more results than the others). A few of the fresh attacks are
+    repeated with `retrain="full"`: learners are paid by fine-tuning, which only stands for that.
 
     Args:
         out: Folder for `learning-curve.png` and `results.json`.
@@ -152,6 +163,7 @@ def _run_seed(
     simulator = env.simulator
     view = PlatformView(simulator, env.budget, Knowledge.GRAY_BOX)
     mean: dict[str, float] = {NO_ATTACK: float(simulator.clean_rec_num)}
+    fresh: dict[str, NDArray[np.int64]] = {}
     best: dict[str, int] = {NO_ATTACK: simulator.clean_rec_num}
     for name, attacker in HEURISTICS.items():
         bar.set_description(f"seed {seed}: {name}")
@@ -160,6 +172,7 @@ def _run_seed(
         while len(draws) < config.n_queries:
             n_draws = min(config.n_fresh, config.n_queries - len(draws))
             sets = np.stack([planner.plan(view, rng).item_ids for _ in range(n_draws)])
+            fresh.setdefault(name, sets)
             draws += view.query(sets).tolist()
             bar.update(n_draws)
         mean[name], best[name] = float(np.mean(draws)), max(draws)
@@ -172,8 +185,8 @@ def _run_seed(
     )
     learner = Learner(training)
     learner.run(bar.update)
-    fresh, _ = learner.sample(config.n_fresh)
-    mean[AGENT] = float(fresh.mean())
+    rec_nums, fresh[AGENT] = learner.sample(config.n_fresh)
+    mean[AGENT] = float(rec_nums.mean())
     curves = {AGENT: learner.progress.rec_nums}
     settings: dict[str, object] = {AGENT: asdict(training)}
     for name, key in POISONREC.items():
@@ -185,15 +198,21 @@ def _run_seed(
         agent = attacker_class.agent_class(black_box, own, seed=seed)
         agent.learn(on_step=lambda step: bar.update(len(step.rec_nums)))
         curves[name] = np.concatenate([step.rec_nums for step in agent.history]).tolist()
-        mean[name] = float(black_box.query(agent.sample(config.n_fresh)).mean())
+        fresh[name] = agent.sample(config.n_fresh)
+        mean[name] = float(black_box.query(fresh[name]).mean())
         settings[name] = asdict(own)
     best |= {name: max(curve) for name, curve in curves.items()}
+    full = {NO_ATTACK: float(simulator.clean_rec_num)}
+    for name, sets in fresh.items():
+        bar.set_description(f"seed {seed}: training from scratch on {name}")
+        full[name] = float(simulator.rec_num(sets[: config.n_full], retrain="full").mean())
     return SeedResult(
         seed=seed,
         clean_rec_num=simulator.clean_rec_num,
         max_rec_num=simulator.max_rec_num,
         curves=curves,
         mean=mean,
+        full=full,
         best=best,
         config={"env": resolved_config(env), "learners": settings},
     )
@@ -206,6 +225,7 @@ def _compare(
     rows: list[dict[str, object]] = []
     for name in (NO_ATTACK, *HEURISTICS, *LEARNERS):
         means = np.array([result.mean[name] for result in results])
+        fulls = np.array([result.full[name] for result in results])
         bests = np.array([result.best[name] for result in results])
         rows.append(
             {
@@ -213,6 +233,8 @@ def _compare(
                 "mean_rec_num": float(means.mean()),
                 "mean_per_seed": means.tolist(),
                 "share": float(means.mean() / max_rec_num),
+                "full_rec_num": float(fulls.mean()),
+                "full_per_seed": fulls.tolist(),
                 "best_rec_num": float(bests.mean()),
                 "best_per_seed": bests.tolist(),
                 "n_queries": 0 if name == NO_ATTACK else config.n_queries,
@@ -220,13 +242,22 @@ def _compare(
         )
     queries = f"best of {config.n_queries}"
     table = markdown_table(
-        ("attacker", "RecNum", "of maximum", "smallest seed", queries, "queries to learn"),
+        (
+            "attacker",
+            "RecNum",
+            "of maximum",
+            "smallest seed",
+            "retrained in full",
+            queries,
+            "queries to learn",
+        ),
         [
             (
                 row["attacker"],
                 f"{row['mean_rec_num']:.0f}",
                 f"{row['share']:.1%}",
                 f"{min(_floats(row['mean_per_seed'])):.0f}",
+                f"{row['full_rec_num']:.0f}",
                 f"{row['best_rec_num']:.0f}",
                 config.n_queries if row["attacker"] in LEARNERS else 0,
             )

@@ -57,7 +57,7 @@ def draw_learning_curves(results: Sequence[SeedResult], path: Path) -> None:
     axes.set_xlabel("attacks tried by a learner (simulated retrainings)")
     axes.set_ylabel(f"RecNum (mean of the last {WINDOW} attacks)")
     axes.set_title(
-        f"Learning to attack GRU4Rec on a synthetic log: {len(results)} platforms (thin) and their mean, "
+        f"Learning to attack ALS on a synthetic log: {len(results)} platforms (thin) and their mean, "
         f"at most {results[0].max_rec_num}",
         fontsize=11,
     )

@@ -28,7 +28,7 @@ def test_the_first_two_commands_install_and_run_the_main_job_and_the_tests() -> 
 
 def test_the_training_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     code = next(block for block in blocks("python") if "PPO(" in block)
-    for old, new in (("RecPoison-NGCF", "RecPoison-ItemPop"), ("learn(128_000)", "learn(6_400)")):
+    for old, new in (("RecPoison-ALS", "RecPoison-ItemPop"), ("learn(128_000)", "learn(6_400)")):
         assert old in code
         code = code.replace(old, new)
     compiled: CodeType = compile(code, "README.md", "exec")

@@ -1,18 +1,21 @@
 """The demo, small: what it writes, and that nobody is compared unfairly."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agents import demo
 from agents.demo import AGENT, LEARNERS, NO_ATTACK, DemoConfig, run_demo, smoothed
 from agents.heuristic import HEURISTICS
 from recattack_gym.core import ArgumentError
+from recattack_gym.simulator import PlatformSimulator
 
-SMALL = DemoConfig(n_fake_users=3, profile_size=4, n_queries=8, n_fresh=4)
+SMALL = DemoConfig(n_fake_users=3, profile_size=4, n_queries=8, n_fresh=4, n_full=2)
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +45,44 @@ def test_everybody_is_compared_over_equally_many_attacks(tmp_path: Path) -> None
     for name in LEARNERS:
         assert len(runs[0]["curves"][name]) == 8
         assert runs[0]["best"][name] == max(runs[0]["curves"][name])
+
+
+def test_attacks_are_repeated_under_full_retraining(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, object]] = []
+    rec_num = PlatformSimulator.rec_num
+
+    def counted(self: PlatformSimulator, profiles: NDArray[np.int64], **how: Any) -> Any:  # noqa: ANN401
+        found = rec_num(self, profiles, **how)
+        if how.get("retrain") == "full":
+            asked.append((len(profiles), float(found.mean())))
+        return found
+
+    monkeypatch.setattr(PlatformSimulator, "rec_num", counted)
+    data = run_demo(tmp_path, seeds=(0,), config=SMALL, show_progress=False).data
+    rows = data["attackers"]
+    assert isinstance(rows, list)
+    assert [size for size, _ in asked] == [SMALL.n_full] * len([*HEURISTICS, *LEARNERS])
+    clean = rows[0]["mean_rec_num"]
+    assert [row["full_rec_num"] for row in rows] == [clean, *(mean for _, mean in asked)]
+
+
+def test_counts_are_the_same_under_both_kinds_of_retraining(tmp_path: Path) -> None:
+    every = replace(SMALL, n_full=4)  # all fresh attacks; CoVisitation is updated exactly
+    data = run_demo(tmp_path, seeds=(0,), config=every, show_progress=False).data
+    rows = data["attackers"]
+    assert isinstance(rows, list)
+    for row in rows:
+        if row["attacker"] in LEARNERS:
+            assert row["full_rec_num"] == row["mean_rec_num"]
+
+
+def test_more_full_retrainings_than_attacks_are_refused() -> None:
+    with pytest.raises(
+        ArgumentError, match="n_full must be at most n_fresh and n_queries, 4, got 5"
+    ):
+        replace(SMALL, n_full=5)
 
 
 def test_a_senseless_size_is_refused() -> None:
