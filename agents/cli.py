@@ -227,7 +227,7 @@ def _build_parser(argv: Sequence[str]) -> _Parser:
         "plan an attack and measure what it does",
         "  recattack attack RecPoison-BPR-v0 --attacker popular\n"
         "  recattack attack RecPoison-BPR-v0 --attacker poisonrec --attacker-config n_queries=960\n"
-        "  recattack attack RecPoison-NGCF-v0 --attacker power-item --draws 10 --json\n"
+        "  recattack attack RecPoison-ALS-v0 --attacker power-item --draws 10 --json\n"
         "  recattack attack RecPoison-ItemPop-v0 --attacker random --save profiles.npz",
     )
     attack.add_argument("env_id", metavar="ENV_ID", help="see `recattack envs`")
@@ -274,7 +274,7 @@ def _add_training(command: Callable[..., _Parser]) -> None:
         "  recattack train RecPoison-BPR-v0 --algo ppo --save runs/bpr\n"
         "  recattack train RecPoison-BPR-v0 --algo ppo --save runs/bpr --resume\n"
         "  recattack train RecPoison-CoVisitation-v0 --target-identity 1\n"
-        "  recattack train RecPoison-NGCF-v0 --algo a2c --total-steps 64000 --dataset ml-100k --json",
+        "  recattack train RecPoison-ALS-v0 --algo a2c --total-steps 64000 --dataset ml-100k --json",
     )
     train.add_argument("env_id", metavar="ENV_ID", help="see `recattack envs`")
     train.add_argument(

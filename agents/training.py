@@ -42,7 +42,7 @@ LEARNERS_REWARD = "normalized"
 class TrainingConfig:
     """Everything that decides the result of a training run."""
 
-    env_id: str = "recattack_gym:RecPoison-NGCF-v0"
+    env_id: str = "recattack_gym:RecPoison-ALS-v0"
     """Environment, as `module:id`."""
     env_options: Mapping[str, object] = field(default_factory=dict)
     """Arguments of the environment that differ from its defaults; plain JSON values."""

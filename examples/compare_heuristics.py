@@ -16,7 +16,7 @@ from recattack_gym.simulator import PlatformView
 
 
 def main(
-    victims: Sequence[str] = ("ItemPop", "CoVisitation", "BPR", "NGCF"),
+    victims: Sequence[str] = ("ItemPop", "CoVisitation", "BPR", "ALS"),
     dataset: str = "synthetic",
     n_draws: int = 10,
     seed: int = 0,

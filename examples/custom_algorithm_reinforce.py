@@ -12,7 +12,7 @@ from agents.benchmark.tables import markdown_table
 
 
 def main(
-    env_id: str = "recattack_gym:RecPoison-NGCF-v0",
+    env_id: str = "recattack_gym:RecPoison-ALS-v0",
     n_updates: int = 40,
     num_envs: int = 8,
     n_clicks: int = 10,

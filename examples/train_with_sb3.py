@@ -15,7 +15,7 @@ from recattack_gym.envs.wrappers import GroupedVectorActions
 
 
 def main(
-    env_id: str = "recattack_gym:RecPoison-NGCF-v0",
+    env_id: str = "recattack_gym:RecPoison-ALS-v0",
     n_updates: int = 60,
     n_envs: int = 4,
     n_clicks: int = 10,
