@@ -1,5 +1,7 @@
 """The policy against obvious loops, for all four action spaces."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.nn import functional
 
 from agents.poisonrec import softmax_space
 from agents.poisonrec.bcbt import leaf_log_probabilities
+from agents.poisonrec.kernel import push_back_scores, score_decisions
 from agents.poisonrec.policy import ACTION_SPACES, ActionSpaceName, Policy, make_action_space
 from agents.poisonrec.ppo import clipped_surrogate
 from agents.poisonrec.softmax_space import BPlainSpace
@@ -108,6 +111,39 @@ def test_items_are_drawn_as_often_as_their_probability_says(name: ActionSpaceNam
     chi2 = ((counts - n_draws * expected) ** 2 / (n_draws * expected)).sum()
     assert chi2 < 36 + 5 * np.sqrt(2 * 36)  # mean and five deviations of chi-square, 36 degrees
     assert np.allclose(log_p.sum(axis=1), np.log(expected)[items], atol=1e-4)
+
+
+def test_in_double_precision_gradients_of_the_walk_are_equal_to_1e_9() -> None:
+    """What is left between the two in single precision is rounding."""
+    rng = np.random.default_rng(5)
+    query: Any = rng.standard_normal((40, 6))  # Any: the kernels are annotated for single precision
+    difference: Any = rng.standard_normal((11, 6))
+    pairs = rng.integers(11, size=(40, 5)).astype(np.int32)
+    pairs[np.arange(5) >= rng.integers(1, 6, size=40)[:, None]] = -1
+    gradient: Any = rng.standard_normal(pairs.shape)
+
+    scores: Any = np.full(pairs.shape, np.nan)
+    score_decisions(0, 40, query, difference, pairs, scores)
+    query_gradient: Any = np.full_like(query, np.nan)
+    difference_gradient: Any = np.zeros_like(difference)
+    for start, stop in ((0, 4), (4, 6)):  # two threads
+        push_back_scores(
+            start, stop, gradient, query, difference, pairs, query_gradient, difference_gradient
+        )
+
+    q, f = (torch.from_numpy(x).clone().requires_grad_() for x in (query, difference))
+    is_decision = torch.from_numpy(pairs >= 0)
+    plain = (q[:, None, :] * f[torch.from_numpy(pairs).long().clamp(min=0)]).sum(dim=2)
+    plain = torch.where(is_decision, plain, torch.zeros((), dtype=torch.float64))
+    (plain * torch.from_numpy(gradient)).sum().backward()  # type: ignore[no-untyped-call]  # torch
+    assert q.grad is not None
+    assert f.grad is not None
+    for found, expected in (
+        (scores, plain),
+        (query_gradient, q.grad),
+        (difference_gradient, f.grad),
+    ):
+        assert np.allclose(found, expected.detach().numpy(), rtol=0.0, atol=1e-9)
 
 
 @each_space
