@@ -56,6 +56,7 @@ ATTACKERS: Mapping[str, type[Attacker]] = _Registry(
         "pga-implicit": "agents.gradient.pga:PGA",
         "revadv": "agents.gradient.revadv:RevAdv",
         "poisonrec": "agents.poisonrec.agent:PoisonRecAttacker",
+        "poisonrec-entropy": "agents.poisonrec.entropy:EntropyPoisonRecAttacker",
         "poisonrec-warm": "agents.poisonrec.warm:WarmPoisonRecAttacker",
         "sb3-ppo": "agents.sb3.attackers:SB3PPO",
         "sb3-a2c": "agents.sb3.attackers:SB3A2C",

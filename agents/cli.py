@@ -73,7 +73,7 @@ AGENT_SETTINGS = {
     "hidden_size": "width of the hidden layer",
 }
 """Fields of `TrainingConfig` that are options of `recattack train`, and what its help says of them."""
-POISONREC = ("poisonrec", "poisonrec-warm")
+POISONREC = ("poisonrec", "poisonrec-entropy", "poisonrec-warm")
 """Algorithms of `recattack train` that are not Stable-Baselines3's."""
 NO_SIDE_EFFECTS = "do not measure recommendation quality before and after"
 

@@ -1,4 +1,4 @@
-"""`recattack train --algo poisonrec` or `poisonrec-warm`: a run in a folder, which survives being killed."""
+"""`recattack train --algo poisonrec`, or a variant of it: a run in a folder, which survives being killed."""
 
 import json
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from agents.poisonrec import (
     PoisonRecConfig,
     WarmPoisonRecAttacker,
 )
+from agents.poisonrec.entropy import EntropyPoisonRecAttacker
 from agents.reports import Report, Stopwatch, attack_fields, versions
 from agents.training import check_gain, describe, refuse_other_run
 from recattack_gym.core import ArgumentError, FakeProfiles
@@ -24,7 +25,10 @@ from recattack_gym.core.files import atomic_write
 from recattack_gym.simulator import PlatformView
 
 _ATTACKERS: Mapping[str, type[PoisonRecAttacker]] = MappingProxyType(
-    {each.name: each for each in (PoisonRecAttacker, WarmPoisonRecAttacker)}
+    {
+        each.name: each
+        for each in (PoisonRecAttacker, EntropyPoisonRecAttacker, WarmPoisonRecAttacker)
+    }
 )
 ALGORITHMS = tuple(_ATTACKERS)
 """What this trains."""

@@ -48,8 +48,9 @@ DATASETS = ("steam", "ml-1m", "amazon-phone", "amazon-clothing")
 """Of PoisonRec's evaluation."""
 DEFAULT_ATTACKERS = (
     "random", "popular", "middle", "power-item", "conslop", "appgrad", "random-search", "cross-entropy",
-    "evolution", "poisonrec", "poisonrec-warm", "sb3-ppo", "sb3-a2c", "sb3-recurrent-ppo", "poisonrec-random",
-    "poisonrec-bplain", "poisonrec-plain", "sb3-ppo-grouped", "sb3-ppo-flat",
+    "evolution", "poisonrec", "poisonrec-entropy", "poisonrec-warm", "sb3-ppo", "sb3-a2c",
+    "sb3-recurrent-ppo", "poisonrec-random", "poisonrec-bplain", "poisonrec-plain", "sb3-ppo-grouped",
+    "sb3-ppo-flat",
 )  # fmt: skip
 """What is compared unless told otherwise: the paper's and what asks within a query budget."""
 ACTION_SPACE_ENTRIES = ("poisonrec", "poisonrec-random", "poisonrec-bplain", "poisonrec-plain")

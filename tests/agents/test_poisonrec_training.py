@@ -42,7 +42,9 @@ def test_a_run_reports_its_best_attack_and_its_policy(
     assert profiles.header["attacker"] == "poisonrec"
 
 
-@pytest.mark.parametrize("more", [(), ("warm_up=8", "--algo", "poisonrec-warm")])
+@pytest.mark.parametrize(
+    "more", [(), ("warm_up=8", "--algo", "poisonrec-warm"), ("--algo", "poisonrec-entropy")]
+)
 def test_a_longer_run_goes_on_from_a_shorter_one(
     more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,7 +92,10 @@ def test_options_of_another_algorithm_are_refused(
     command = ["train", "CoVisitation", "--save", str(tmp_path), "--agent-config", "n_epochs=4"]
     assert cli.main(command) == 2
     told = capsys.readouterr().err
-    assert "--agent-config goes with --algo poisonrec or poisonrec-warm, got --algo ppo" in told
+    assert (
+        "--agent-config goes with --algo poisonrec or poisonrec-entropy or poisonrec-warm, got --algo ppo"
+        in told
+    )
 
 
 @pytest.mark.parametrize("n_steps", [0, 1])
