@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from agents.benchmark.figures import COLOURS, write_figure
 from agents.benchmark.gp_report import similarity_rows, strength_rows
@@ -25,7 +25,8 @@ def draw_gp(rows: Sequence[Mapping[str, Any]], dataset: str, path: Path) -> None
     """
     similarity, attacks = similarity_rows(rows), strength_rows(rows)
     parts = [part for part in (similarity, attacks) if part]
-    figure = Figure(figsize=(5.4 * len(parts), 4.2), dpi=120, layout="constrained")
+    width = 5.4 * len(parts) + (1.5 if attacks else 0.0)
+    figure = Figure(figsize=(width, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(parts), squeeze=False).ravel()
     number = 0
@@ -86,26 +87,35 @@ def _draw_strength(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
                 label=f"{name}{' with GP' if gp == 'yes' else ''}",
             )
             for x, y, epochs in own:
+                # above its mark, series in turn to the right and to the left, so that few cover each other
+                away = (5, 4) if number % 2 == 0 else (-5, 4)
                 axes.annotate(
-                    str(epochs), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8
+                    str(epochs),
+                    (x, y),
+                    textcoords="offset points",
+                    xytext=away,
+                    ha="left" if number % 2 == 0 else "right",
+                    fontsize=8,
+                    color=COLOURS[number],
                 )
-    for row in rows:
-        if row["training_seconds"] == 0:
-            axes.axhline(row["strength"], color="0.6", linewidth=1, linestyle=":")
-            axes.annotate(
-                row["attacker"],
-                (1.0, row["strength"]),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
-                fontsize=8,
-                color="0.4",
-            )
+    for dash, row in zip(
+        (":", "-.", (0, (5, 4))),
+        [row for row in rows if row["training_seconds"] == 0],
+        strict=False,
+    ):
+        axes.axhline(
+            row["strength"],
+            color="0.5",
+            linewidth=1,
+            linestyle=dash,
+            label="no attack" if row["attacker"] == "none" else row["attacker"],
+        )
     if made:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("CPU seconds of all retrainings (numbers: epochs of each)")
     axes.set_ylabel("target recall in %")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
