@@ -328,7 +328,7 @@ def _add_training(command: Callable[..., _Parser]) -> None:
     demo = command(
         "demo",
         _demo,
-        "train an attacker in three minutes and compare it with rules of thumb",
+        "train attackers in two minutes and compare them with rules of thumb",
         "  recattack demo\n  recattack demo --out my-folder --seeds 0 1 2 --json",
     )
     demo.add_argument(

@@ -1,4 +1,4 @@
-"""`recattack demo`: agents that learn to attack, beside the rules of thumb, in three minutes."""
+"""`recattack demo`: agents that learn to attack, beside the rules of thumb, in two minutes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from recattack_gym.core.checks import as_count
 from recattack_gym.core.files import atomic_write
 
 ENV_ID = "recattack_gym:RecPoison-ALS-v0"
-"""A victim whose fine-tuning gives what training from scratch gives, on the generated log as on Steam."""
+"""A victim whose fine-tuning gives nearly what training from scratch gives, here as on Steam."""
 AGENT = "PPO (trained)"
 POISONREC = {"PoisonRec (trained)": "poisonrec", "PoisonRec, warm start": "poisonrec-warm"}
 """Shown name and name in `ATTACKERS` of the learners beside Stable-Baselines3's PPO."""
@@ -36,7 +36,7 @@ class DemoConfig:
     n_fake_users: int = 10
     """Accounts per attack."""
     profile_size: int = 10
-    """Clicks per account: attacks a quarter as expensive as PoisonRec's, to fit three minutes."""
+    """Clicks per account: attacks a quarter as expensive as PoisonRec's, to fit two minutes."""
     n_queries: int = 640
     """Attacks that every learner may try per seed."""
     n_fresh: int = 32
@@ -75,7 +75,7 @@ class SeedResult:
     curves: Mapping[str, list[int]]
     """Learner -> RecNum of every attack that it tried, in order."""
     mean: Mapping[str, float]
-    """Attacker -> mean RecNum of fresh attacks."""
+    """Attacker -> mean RecNum: of a learner's fresh attacks, of all draws of a rule of thumb."""
     full: Mapping[str, float]
     """Attacker -> mean RecNum of the first `n_full` fresh attacks, trained from scratch."""
     best: Mapping[str, int]

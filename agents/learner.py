@@ -26,6 +26,7 @@ from agents.interruption import raise_if_interrupted
 from agents.popularity_policy import PopularityPolicy, item_features
 from agents.sb3 import ClickSequenceExtractor, make_sb3_vec_env
 from agents.training import LEARNERS_REWARD, LEARNING_RATES, TrainingConfig
+from agents.uninterrupted import holding_interrupts
 from recattack_gym.core import ArgumentError, ArtifactError, AttackBudget, StateError
 from recattack_gym.core.files import atomic_write
 
@@ -168,7 +169,11 @@ class Learner:
             best_profiles=np.zeros((0, 0), dtype=np.int64) if best is None else best,
             **Randomness.now().arrays(),  # type: ignore[arg-type]  # allow_pickle is no array
         )
-        with atomic_write(self._checkpoint) as stream, zipfile.ZipFile(stream, "w") as archive:
+        with (
+            holding_interrupts(),  # a zip that is left half-written complains when it is collected
+            atomic_write(self._checkpoint) as stream,
+            zipfile.ZipFile(stream, "w") as archive,
+        ):
             archive.writestr("header.json", json.dumps(header))
             archive.writestr("parameters.pt", parameters.getvalue())
             archive.writestr("arrays.npz", arrays.getvalue())

@@ -98,16 +98,13 @@ def _draw_strength(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
                     fontsize=8,
                     color=COLOURS[number],
                 )
-    for dash, row in zip(
-        (":", "-.", (0, (5, 4))),
-        [row for row in rows if row["training_seconds"] == 0],
-        strict=False,
-    ):
+    baselines = [row for row in rows if row["training_seconds"] == 0]
+    for number, row in enumerate(baselines):
         axes.axhline(
             row["strength"],
             color="0.5",
             linewidth=1,
-            linestyle=dash,
+            linestyle=(":", "-.", "--")[number % 3],
             label="no attack" if row["attacker"] == "none" else row["attacker"],
         )
     if made:

@@ -40,7 +40,7 @@ class EntropyPoisonRec(PoisonRec):
     before it can learn that fewer clicks would do: on ItemPop it ends at two targets where three or four pay
     more. Here the entropy of all decisions but the one at the root (a target or not) is rewarded, too, less
     and less, and not at all in the last quarter. The root is left out, since all clicks have to be on targets
-    before one sees what they are worth.
+    before one sees what they are worth. On Steam it ends at three targets.
 
     PoisonRec: Song et al., ICDE 2020. Entropy as a bonus: Williams, Peng, "Function optimization using
     connectionist reinforcement learning algorithms", 1991.

@@ -177,7 +177,7 @@ def reachable(start: object, depth: int) -> list[object]:
     for name in dir(start):
         try:
             value = getattr(start, name)
-        except (AttributeError, KnowledgeError):
+        except (AttributeError, KnowledgeError, TypeError):  # TypeError: slots in Python 3.11.2
             continue
         if not name.startswith("__") or name == "__self__":
             found.append(value)

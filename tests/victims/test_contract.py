@@ -68,19 +68,23 @@ def adversarial_profiles(log: Interactions, n: int, t: int) -> dict[str, NDArray
 
 
 def exposure_by_definition(victim: Victim, lists: CandidateLists) -> NDArray[np.int64]:
-    """Count one user, one item at a time: PoisonRec's RecNum, per target, spelled out."""
+    """Count one user, one item at a time: PoisonRec's RecNum, per target, spelled out.
+
+    All are scored in one call: items that were clicked alike are tied, and a product of matrices of
+    another shape may round them apart.
+    """
     log = lists.log
     counts = np.zeros(len(lists.target_items), dtype=np.int64)
-    for user in range(log.n_users):
-        if lists.item_ids is None:
-            offered = list(range(log.n_items))
-        else:
-            offered = [*lists.item_ids[user].tolist(), *lists.target_items.tolist()]
+    users = np.arange(log.n_users)
+    if lists.item_ids is None:
+        offered = np.tile(np.arange(log.n_items), (len(users), 1))
+    else:
+        offered = np.hstack([lists.item_ids, np.tile(lists.target_items, (len(users), 1))])
+    scores = victim.score(users, offered)
+    for user in users.tolist():
         seen = set(log.items_of(user).tolist())
-        score = victim.score(np.array([user]), np.array([offered]))[0].tolist()
-        ranked = sorted(
-            (-s, item) for s, item in zip(score, offered, strict=True) if item not in seen
-        )
+        pairs = zip(scores[user].tolist(), offered[user].tolist(), strict=True)
+        ranked = sorted((-score, item) for score, item in pairs if item not in seen)
         shown = [item for _, item in ranked[: lists.k]]
         counts += [target in shown for target in lists.target_items.tolist()]
     return counts
