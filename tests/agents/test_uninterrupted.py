@@ -2,10 +2,19 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from agents.uninterrupted import holding_interrupts
+
+
+@pytest.fixture(autouse=True)
+def as_in_the_foreground() -> Iterator[None]:
+    """Handle SIGINT as Python does by default; a shell makes what it runs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_waits_until_the_block_has_ended() -> None:
@@ -24,6 +33,15 @@ def test_an_interrupt_waits_until_the_block_has_ended() -> None:
     assert signal.getsignal(signal.SIGINT) is before
     with holding_interrupts():
         pass  # nothing is left over
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    done = []
+    with holding_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        done.append(signal.getsignal(signal.SIGINT))
+    assert done == [signal.SIG_IGN]
 
 
 def test_an_error_in_the_block_is_that_error() -> None:
