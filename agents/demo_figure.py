@@ -1,6 +1,6 @@
 """The picture of `recattack demo`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,8 @@ def draw_learning_curves(results: Sequence[SeedResult], path: Path) -> None:
     axes.set_xlabel("attacks tried by a learner (simulated retrainings)")
     axes.set_ylabel(f"RecNum (mean of the last {WINDOW} attacks)")
     axes.set_title(
-        f"Learning to attack ALS on a synthetic log: {len(results)} platforms (thin) and their mean, "
-        f"at most {results[0].max_rec_num}",
+        f"Learning to attack {_victim(results[0])} on a synthetic log: {len(results)} platforms (thin) "
+        f"and their mean, at most {results[0].max_rec_num}",
         fontsize=11,
     )
     axes.set_xlim(tried[0], tried[-1] + 0.5)
@@ -67,3 +67,9 @@ def draw_learning_curves(results: Sequence[SeedResult], path: Path) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9, frameon=False)
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png")
+
+
+def _victim(result: SeedResult) -> str:
+    env = result.config["env"]
+    assert isinstance(env, Mapping)  # noqa: S101  # as `run_demo` writes it
+    return str(env["victim"])

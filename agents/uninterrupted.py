@@ -11,7 +11,7 @@ from types import FrameType
 def holding_interrupts() -> Iterator[None]:
     """Let a SIGINT that arrives in the block interrupt only when the block has ended, such as short writing.
 
-    Does nothing outside the main thread, and where somebody else handles SIGINT.
+    Does nothing outside the main thread, which alone can handle signals, and where SIGINT is ignored.
 
     Raises:
         KeyboardInterrupt: At the end, if SIGINT arrived.
@@ -27,5 +27,5 @@ def holding_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if held:
-        before(*held[0])
+        if held:
+            before(*held[0])

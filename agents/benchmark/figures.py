@@ -55,10 +55,8 @@ def draw_heat_map(rows: Sequence[Row], path: Path) -> None:
     """Draw attackers against victims: mean RecNum over the best attacker's, with the numbers in the cells."""
     entries = list(dict.fromkeys(row.cell.entry for row in rows))
     victims = sorted({row.cell.victim for row in rows}, key=list(VICTIMS).index)
-    means, n_seeds = (
-        np.full((len(entries), len(victims)), np.nan),
-        np.zeros((len(entries), len(victims))),
-    )
+    means = np.full((len(entries), len(victims)), np.nan)
+    n_seeds = np.zeros_like(means)
     for i, entry in enumerate(entries):
         for j, victim in enumerate(victims):
             values = [r.rec_num for r in rows if (r.cell.entry, r.cell.victim) == (entry, victim)]

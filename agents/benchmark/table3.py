@@ -142,7 +142,8 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             text=text,
             pictures=pictures,
         )
-    done = f"{len(rows)} of {len(cells)} cells are in {args.out}"
+    minutes = sum(float(str(row.result["cpu_seconds"])) for row in rows) / 60
+    done = f"{len(rows)} of {len(cells)} cells are in {args.out}; attacking took {minutes:.0f} CPU minutes"
     return {
         "table": f"{text}\n\n{done}",
         "n_cells": len(cells),

@@ -57,9 +57,14 @@ def fit_bce(
     """
     indptr, seen = log.seen
     kept = CleanRun.epochs(n_waypoints, epochs)
-    states = [
-        Factors(factors.users.copy(), factors.items.copy(), factors.bias.copy())
-    ] * kept.count(0)
+    states: list[Factors] = []
+
+    def keep(n_epochs: int) -> None:
+        if n_epochs in kept:
+            now = Factors(factors.users.copy(), factors.items.copy(), factors.bias.copy())
+            states.extend([now] * kept.count(n_epochs))
+
+    keep(0)
     for epoch in range(epochs):
         bce_epoch(
             factors.users,
@@ -78,9 +83,7 @@ def fit_bce(
             learning_rate,
             reg,
         )
-        states += [
-            Factors(factors.users.copy(), factors.items.copy(), factors.bias.copy())
-        ] * kept.count(epoch + 1)
+        keep(epoch + 1)
     return CleanRun.of(states)
 
 

@@ -51,6 +51,17 @@ def test_an_error_in_the_block_is_that_error() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_interrupt_is_not_lost_to_an_error_in_the_block() -> None:
+    def write() -> None:
+        with holding_interrupts():
+            signal.raise_signal(signal.SIGINT)
+            raise OSError("full")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        write()
+    assert isinstance(caught.value.__context__, OSError)
+
+
 def test_elsewhere_than_in_the_main_thread_nothing_happens() -> None:
     done = []
 
