@@ -126,7 +126,7 @@ def _panels(
     for axes in panels[len(victims) :]:
         axes.set_visible(False)
     figure.supxlabel(x_label, fontsize=10)
-    figure.supylabel(y_label, fontsize=10)
+    figure.supylabel(f"{y_label} (mean; band: smallest to largest seed)", fontsize=10)
     marks: dict[str, Artist] = {}
     for axes in panels:  # an attacker need not have met the first victim
         handles, labels = axes.get_legend_handles_labels()
