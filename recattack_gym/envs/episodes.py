@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from recattack_gym.core.attack import AttackBudget, AttackGoal
 from recattack_gym.core.checks import as_count
 from recattack_gym.core.errors import ArgumentError, StateError, UnknownNameError
-from recattack_gym.envs.rewards import Reward, as_reward
-from recattack_gym.simulator import PlatformSimulator, shared_simulator
+from recattack_gym.envs.rewards import Reward, StealthReward, as_reward
+from recattack_gym.simulator import DefendedSimulator, PlatformSimulator, shared_simulator
 
 Rng = Callable[[int], np.random.Generator]
 
@@ -31,7 +31,7 @@ class Episodes:
         reward: A name from `REWARDS`, or a function like those.
         resample_candidates: Whether every attack is evaluated with fresh candidate lists and retraining.
         platform_seed: The seed of the platform.
-        **platform: The other keyword arguments of `PlatformSimulator`.
+        **platform: The other arguments of `simulator.make_simulator`.
 
     Raises:
         ArgumentError: If an argument is wrong.
@@ -43,7 +43,7 @@ class Episodes:
         *,
         n_fake_users: int,
         profile_size: int,
-        reward: str | Reward,
+        reward: str | Reward | StealthReward,
         resample_candidates: bool,
         platform_seed: int,
         **platform: object,
@@ -54,6 +54,11 @@ class Episodes:
             )
         self.budget = AttackBudget(n_fake_users=n_fake_users, profile_size=profile_size)
         self.reward = as_reward(reward)
+        if isinstance(self.reward, StealthReward) and platform.get("defense") is None:
+            raise ArgumentError(
+                f"reward {reward!r} needs a defense that screens accounts, such as "
+                "defense='pca-varselect'"
+            )
         self.resample_candidates = resample_candidates
         seed = as_count("platform_seed", platform_seed, at_least=0)
         for name in ("data_dir", "cache_dir"):
@@ -72,6 +77,8 @@ class Episodes:
         self.last_profiles: NDArray[np.int64] | None = None
         self._rec_num = np.full(n_copies, -1, dtype=np.int64)
         self._exposure = np.zeros((n_copies, len(self.simulator.target_items)), dtype=np.int64)
+        self._n_dropped = np.zeros(n_copies, dtype=np.int64)
+        self._n_genuine_flagged = np.full(n_copies, -1, dtype=np.int64)
 
     @property
     def goal(self) -> AttackGoal:
@@ -100,8 +107,8 @@ class Episodes:
         """Start a new attack in these copies, shape `(n,)`; an attack in progress is dropped."""
         self.clicks[copies] = self.n_items
         self.n_clicks[copies] = 0
-        self._rec_num[copies] = -1
-        self._exposure[copies] = 0
+        self._rec_num[copies] = self._n_genuine_flagged[copies] = -1
+        self._exposure[copies] = self._n_dropped[copies] = 0
 
     def check_running(self, copies: NDArray[np.int64]) -> None:
         """Raise `StateError` if one of these copies, shape `(n,)`, cannot take a click."""
@@ -147,21 +154,28 @@ class Episodes:
         drawing: dict[int, np.random.Generator] = {}
         if self.resample_candidates:
             drawing = {copy: deepcopy(rng(copy)) for copy in copies.tolist()}
-            exposure = np.concatenate(
-                [
-                    self.simulator.exposure(profile[None], rng=generator)
-                    for profile, generator in zip(profiles, drawing.values(), strict=True)
-                ]
+            outcomes = [
+                self._outcome(profile[None], generator)
+                for profile, generator in zip(profiles, drawing.values(), strict=True)
+            ]
+            exposure, n_dropped, n_genuine_flagged = map(
+                np.concatenate, zip(*outcomes, strict=True)
             )
         else:
-            exposure = self.simulator.exposure(profiles)
+            exposure, n_dropped, n_genuine_flagged = self._outcome(profiles, None)
         rec_num = exposure.sum(axis=1)
+        screened = (
+            {"caught_share": n_dropped / self.budget.n_fake_users}
+            if isinstance(self.reward, StealthReward)
+            else {}
+        )
         rewards = np.asarray(
             self.reward(
                 rec_num,
                 clean_rec_num=self.clean_rec_num,
                 max_rec_num=self.max_rec_num,
                 direction=self.goal.direction,
+                **screened,
             ),
             dtype=np.float64,
         )
@@ -177,10 +191,21 @@ class Episodes:
         last.flags.writeable = False
         self.last_profiles = last
         self._exposure[copies], self._rec_num[copies] = exposure, rec_num
+        self._n_dropped[copies], self._n_genuine_flagged[copies] = n_dropped, n_genuine_flagged
         self.n_queries[copies] += 1
         for copy, generator in drawing.items():
             rng(copy).bit_generator.state = generator.bit_generator.state
         return rewards
+
+    def _outcome(
+        self, profiles: NDArray[np.int64], rng: np.random.Generator | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return exposure `(n, n_targets)`, fake users dropped and genuine users flagged, `(n,)` each."""
+        if isinstance(self.simulator, DefendedSimulator):
+            exposure, screened = self.simulator.screened_exposure(profiles, rng=rng)
+            return exposure, screened.n_dropped, screened.n_genuine_flagged
+        nobody = np.zeros(len(profiles), dtype=np.int64)
+        return self.simulator.exposure(profiles, rng=rng), nobody, nobody
 
     def observe(self) -> dict[str, NDArray[np.int64]]:
         """Return what the copies see, as fresh arrays: `clicks (M, T)`, `fake_user (M,)`, `step (M,)`."""
@@ -192,12 +217,18 @@ class Episodes:
     def info(self) -> dict[str, NDArray[np.int64]]:
         """Return the results of all copies as fresh arrays; every value has M rows."""
         n_copies = len(self.copies)
+        screened = (
+            {"cost": self._n_dropped.copy(), "n_genuine_flagged": self._n_genuine_flagged.copy()}
+            if isinstance(self.simulator, DefendedSimulator)
+            else {}
+        )
         return {
             "rec_num": self._rec_num.copy(),
             "max_rec_num": np.full(n_copies, self.max_rec_num, dtype=np.int64),
             "clean_rec_num": np.full(n_copies, self.clean_rec_num, dtype=np.int64),
             "target_exposure": self._exposure.copy(),
             "n_queries": self.n_queries.copy(),
+            **screened,
         }
 
     # -- copies of this object: the platform is shared or made again, never copied --------------------

@@ -19,7 +19,8 @@ from recattack_gym.envs.episodes import (
     check_options,
 )
 from recattack_gym.envs.rendering import RENDER_FPS, RENDER_MODES, Frame, Screen
-from recattack_gym.envs.rewards import Reward
+from recattack_gym.envs.rewards import Reward, StealthReward
+from recattack_gym.simulator import Defense
 from recattack_gym.victims.base import Retrain, Victim, VictimConfig
 
 Observation = dict[str, Any]  # Any: NDArray[np.int64] under "clicks", np.int64 under the others
@@ -75,6 +76,7 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
     |---|---|---|
     | `"rec_num"` | RecNum | `max_rec_num` - RecNum |
     | `"normalized"` | (RecNum - clean) / (max - clean) | (clean - RecNum) / clean |
+    | `"stealth"` | `"normalized"` less the share of fake users that screening caught | likewise |
 
     RecNum is the sum over genuine users of the target items in their list; fake users never count.
     Use a discount of 1.
@@ -94,6 +96,13 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
     | `clean_rec_num` | int | RecNum without any attack, on the platform's own candidate lists |
     | `target_exposure` | int64 `(n_targets,)` | users who are shown each target; 0 until the end |
     | `n_queries` | int | attacks evaluated since the environment was made |
+
+    and, where a `defense` screens accounts:
+
+    | key | type | meaning |
+    |---|---|---|
+    | `cost` | int | fake users that were caught (kept out of training); 0 until the end |
+    | `n_genuine_flagged` | int | genuine users flagged beside them, -1 until the end |
 
     What does not change with every click is an attribute of `env.unwrapped`: `item_popularity`,
     `target_items`, `budget`, `goal`, `last_profiles`; and, for researchers, `simulator`. Wrap the
@@ -129,7 +138,13 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
         resample_candidates: See Reproducibility.
         retrain: `"finetune"` continues from the clean victim, `"full"` trains from scratch. How well the
             first stands for the second differs by victim and log; see `recattack bench fidelity`.
-        reward: A name from the table above, or a function like those in `recattack_gym.envs.rewards`.
+        reward: A name from the table above, `StealthReward(price)`, or a function like those in
+            `recattack_gym.envs.rewards`.
+        defense: What the platform does against attacks: `None`; a name from
+            `recattack_gym.defenses.DETECTORS` (the most suspicious 1 % of accounts are kept out of
+            training), such as `"pca-varselect"`; `"apr"` or `"pamacf"`, robust training where the victim has it
+            (BPR, LightGCN); `Screening(detector, share)` from `recattack_gym.defenses`; or several of
+            these in a tuple. See `recattack_gym.simulator.DefendedSimulator`.
         victim_config: Settings of the victim by name, or its config object.
         platform_seed: See Reproducibility.
         device: Where torch-based victims run.
@@ -175,7 +190,8 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
         n_candidates: int | None = 100,
         resample_candidates: bool = False,
         retrain: Retrain = "finetune",
-        reward: str | Reward = "rec_num",
+        reward: str | Reward | StealthReward = "rec_num",
+        defense: Defense = None,
         victim_config: VictimConfig | Mapping[str, object] | None = None,
         platform_seed: int = 0,
         device: str = "cpu",
@@ -200,6 +216,7 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
             k=k,
             n_candidates=n_candidates,
             retrain=retrain,
+            defense=defense,
             victim_config=victim_config,
             device=device,
             data_dir=data_dir,

@@ -22,7 +22,8 @@ from recattack_gym.envs.episodes import (
     check_options,
 )
 from recattack_gym.envs.rendering import RENDER_FPS, RENDER_MODES, Screen
-from recattack_gym.envs.rewards import Reward
+from recattack_gym.envs.rewards import Reward, StealthReward
+from recattack_gym.simulator import Defense
 from recattack_gym.victims.base import Retrain, Victim, VictimConfig
 
 VectorObservation = dict[str, NDArray[np.int64]]
@@ -98,6 +99,7 @@ class PoisonVectorEnv(
             evaluated one by one.
         retrain: See `PoisonEnv`.
         reward: See `PoisonEnv`.
+        defense: See `PoisonEnv`.
         victim_config: See `PoisonEnv`.
         platform_seed: See `PoisonEnv`.
         device: See `PoisonEnv`.
@@ -149,7 +151,8 @@ class PoisonVectorEnv(
         n_candidates: int | None = 100,
         resample_candidates: bool = False,
         retrain: Retrain = "finetune",
-        reward: str | Reward = "rec_num",
+        reward: str | Reward | StealthReward = "rec_num",
+        defense: Defense = None,
         victim_config: VictimConfig | Mapping[str, object] | None = None,
         platform_seed: int = 0,
         device: str = "cpu",
@@ -177,6 +180,7 @@ class PoisonVectorEnv(
             k=k,
             n_candidates=n_candidates,
             retrain=retrain,
+            defense=defense,
             victim_config=victim_config,
             device=device,
             data_dir=data_dir,

@@ -1,6 +1,7 @@
 """How RecNum becomes a reward: pure functions, one number per attack."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.attack import Direction
+from recattack_gym.core.checks import as_real
 from recattack_gym.core.errors import ArgumentError, UnknownNameError
 
 
@@ -72,13 +74,56 @@ def normalized_reward(
     return gain / np.float64(most)
 
 
-REWARDS: Mapping[str, Reward] = MappingProxyType(
-    {"rec_num": rec_num_reward, "normalized": normalized_reward}
+@dataclass(frozen=True)
+class StealthReward:
+    """Pay what `normalized_reward` pays, less a price for being caught; needs a defence that screens accounts.
+
+    With all fake users caught an attack without effect is paid `-price`, with half of them half of that.
+    For a constraint instead of a price use another reward and `info["cost"]`.
+
+    Args:
+        price: Of being caught altogether, at least 0; 1 makes it as bad as a perfect attack is good.
+
+    Raises:
+        ArgumentError: If the price is wrong.
+    """
+
+    price: float = 1.0
+
+    def __post_init__(self) -> None:
+        as_real("price", self.price, at_least=0.0)
+
+    def __call__(
+        self,
+        rec_num: NDArray[np.int64],
+        *,
+        clean_rec_num: int,
+        max_rec_num: int,
+        direction: Direction,
+        caught_share: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Return the reward of each attack, shape `(M,)`.
+
+        Args:
+            rec_num: See `Reward`.
+            clean_rec_num: See `Reward`.
+            max_rec_num: See `Reward`.
+            direction: See `Reward`.
+            caught_share: Fake users that were kept out of training, as a share of all, shape `(M,)`.
+        """
+        gained = normalized_reward(
+            rec_num, clean_rec_num=clean_rec_num, max_rec_num=max_rec_num, direction=direction
+        )
+        return gained - self.price * caught_share
+
+
+REWARDS: Mapping[str, Reward | StealthReward] = MappingProxyType(
+    {"rec_num": rec_num_reward, "normalized": normalized_reward, "stealth": StealthReward()}
 )
 """Rewards by the name that the environments' argument `reward` takes."""
 
 
-def as_reward(reward: object) -> Reward:
+def as_reward(reward: object) -> Reward | StealthReward:
     """Return the reward that is named or given.
 
     Raises:

@@ -8,6 +8,7 @@ from threading import Lock
 from weakref import WeakValueDictionary
 
 from recattack_gym.datasets.source import ENVIRONMENT_VARIABLE
+from recattack_gym.simulator.defended import make_simulator
 from recattack_gym.simulator.platform import PlatformSimulator
 
 _simulators: "WeakValueDictionary[str, PlatformSimulator]" = WeakValueDictionary()
@@ -18,11 +19,11 @@ def shared_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
     """Return a simulator for these arguments, the one that is alive already if there is one.
 
     Sharing is safe because nothing that is called on a simulator changes it. Arguments that are not
-    plain JSON values (a log, a victim class, a config object) are never shared, and neither are platforms
-    on another data folder or on a file that has changed.
+    plain JSON values (a log, a victim class, a config object, a fitted detector) are never shared, and
+    neither are platforms on another data folder or on a file that has changed.
 
     Args:
-        arguments: Keyword arguments of `PlatformSimulator`.
+        arguments: Of `make_simulator`.
     """
     plain = {
         name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()
@@ -30,11 +31,11 @@ def shared_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
     try:
         key = json.dumps([plain, _data_source(arguments)], sort_keys=True)
     except TypeError:
-        return PlatformSimulator(**arguments)  # type: ignore[arg-type]  # checked by the constructor
+        return make_simulator(arguments)
     with _lock:
         simulator = _simulators.get(key)
         if simulator is None:
-            simulator = PlatformSimulator(**arguments)  # type: ignore[arg-type]  # as above
+            simulator = make_simulator(arguments)
             _simulators[key] = simulator
     return simulator
 

@@ -1,0 +1,249 @@
+"""The platform that screens accounts: suspicious ones are kept out of what the victim is trained on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from recattack_gym.core.checks import as_choice, as_count, as_generator
+from recattack_gym.core.errors import ArgumentError, UnknownNameError
+from recattack_gym.core.interactions import Interactions
+from recattack_gym.core.profiles import FakeProfiles, as_profile_batch
+from recattack_gym.core.random import draw_seed
+from recattack_gym.datasets import Dataset, Split
+from recattack_gym.defenses import DETECTORS, Screening
+from recattack_gym.simulator.platform import PlatformSimulator, SideEffects
+from recattack_gym.victims.base import RETRAINS, ExposureEngine, Retrain, Victim
+
+
+Defense = str | Screening | Sequence[str | Screening] | None
+"""What `make_simulator` takes as `defense`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Screened:
+    """What screening did to M poison sets of N fake users."""
+
+    is_dropped: NDArray[np.bool_]
+    """Fake users who were kept out of training, shape `(M, N)`."""
+    n_genuine_flagged: NDArray[np.int64]
+    """Genuine users among the flagged accounts of the poisoned log, shape `(M,)`."""
+
+    @property
+    def n_dropped(self) -> NDArray[np.int64]:
+        """Fake users who were kept out, shape `(M,)`."""
+        dropped: NDArray[np.int64] = self.is_dropped.sum(axis=1)
+        return dropped
+
+
+class DefendedSimulator(PlatformSimulator):
+    """A platform that flags accounts before every training and trains without them.
+
+    The clean victim is trained without the genuine users who are flagged in the clean log: they keep
+    their place among the users who are shown lists and whose recommendations are measured, but the
+    platform does not learn from what they clicked (`genuine_dropped`). That is the price of the defence
+    without any attack, and part of `clean_exposure` and of the clean quality in `side_effects`.
+
+    For a poison set the detector sees the whole log with the fake accounts in it, and flags the same share
+    again. Flagged fake users are kept out of retraining. Which *genuine* users are out stays as it was
+    in the clean log, so that every attack starts from one clean victim; how many are flagged in the
+    poisoned log is reported. So an attack cannot have genuine users thrown out: framing is not simulated.
+
+    Args:
+        dataset: See `PlatformSimulator`.
+        victim: See `PlatformSimulator`.
+        screening: Which accounts are flagged; or several, whose flags add up.
+        targets: See `PlatformSimulator`.
+        **platform: The other arguments of `PlatformSimulator`.
+
+    Raises:
+        ArgumentError: If an argument is wrong, or no account would be left.
+    """
+
+    def __init__(
+        self,
+        dataset: str | Dataset | Interactions = "synthetic",
+        victim: str | type[Victim] = "BPR",
+        *,
+        screening: Screening | Sequence[Screening],
+        targets: int | Sequence[int] = 8,
+        protocol: str | None = None,
+        data_dir: str | Path | None = None,
+        **platform: object,
+    ) -> None:
+        self.screening = _as_screenings(screening)
+        found = self._as_dataset(dataset, protocol, data_dir)
+        train = dataset if isinstance(dataset, Interactions) else cast(Dataset, found).split.train
+        n_new = as_count("targets", targets) if isinstance(targets, int | np.integer) else 0
+        self.unscreened_log = train.with_catalogue(train.n_items + n_new)
+        self.genuine_dropped = self.flags(self.unscreened_log)
+        self.genuine_dropped.flags.writeable = False
+        left = train.select(~self.genuine_dropped[train.user_ids])
+        if len(left) == 0:
+            raise ArgumentError(
+                f"screening must leave somebody's clicks to learn from, flagged are "
+                f"{int(self.genuine_dropped.sum())} of {train.n_users} users"
+            )
+        self._split = None if found is None else replace(found.split, train=left)
+        super().__init__(left if found is None else found, victim, targets=targets, **platform)  # type: ignore[arg-type]  # checked there
+
+    def _held_out(self) -> Split:
+        """Return the split whose training part is screened; what is held out is everyone's."""
+        return super()._held_out() if self._split is None else self._split
+
+    def flags(self, log: Interactions) -> NDArray[np.bool_]:
+        """Tell which accounts of a log any screening flags, shape `(n_users,)`."""
+        flagged = np.zeros(log.n_users, dtype=np.bool_)
+        for screening in self.screening:
+            flagged |= screening.flags(log)
+        return flagged
+
+    def screen(self, profiles: FakeProfiles | ArrayLike) -> Screened:
+        """Inject poison sets into the clean log, each alone, and flag accounts.
+
+        Args:
+            profiles: Item ids, shape `(M, N, T)`, or `(N, T)` for one set.
+        """
+        n_users = self.n_users
+        flagged = np.stack(
+            [
+                self.flags(self.unscreened_log.with_fake_users(profile))
+                for profile in as_profile_batch(profiles, self.n_items)
+            ]
+        )
+        return Screened(
+            is_dropped=flagged[:, n_users:],
+            n_genuine_flagged=flagged[:, :n_users].sum(axis=1),
+        )
+
+    def exposure(
+        self,
+        profiles: FakeProfiles | ArrayLike,
+        *,
+        rng: np.random.Generator | None = None,
+        retrain: Retrain | None = None,
+    ) -> NDArray[np.int64]:
+        """Screen poison sets, inject what is left, and count who is shown the targets.
+
+        See `PlatformSimulator.exposure`. A set of which nobody is left changes nothing.
+        """
+        return self.screened_exposure(profiles, rng=rng, retrain=retrain)[0]
+
+    def screened_exposure(
+        self,
+        profiles: FakeProfiles | ArrayLike,
+        *,
+        rng: np.random.Generator | None = None,
+        retrain: Retrain | None = None,
+    ) -> tuple[NDArray[np.int64], Screened]:
+        """Return `exposure` and what screening did to the poison sets."""
+        batch = as_profile_batch(profiles, self.n_items)
+        mode = self.retrain if retrain is None else as_choice("retrain", retrain, RETRAINS)
+        if rng is not None:
+            as_generator("rng", rng)
+        screened = self.screen(batch)
+        kept = ~screened.is_dropped
+        if rng is None:
+            clean = self.clean_exposure
+            with self._lock:  # engines keep working memory between calls
+                engine = self._engine(mode)
+                return self._expose(batch, kept, engine, clean, self._retrain_seed), screened
+        lists = self._draw_lists(self.lists.log, draw_seed(rng))
+        engine = self.victim.engine(lists, retrain=mode, backend=self.backend)
+        is_empty = not kept.any(axis=1).all()
+        clean = self.victim.exposure(lists) if is_empty else self.clean_exposure
+        return self._expose(batch, kept, engine, clean, draw_seed(rng)), screened
+
+    @staticmethod
+    def _expose(
+        batch: NDArray[np.int64],
+        kept: NDArray[np.bool_],
+        engine: ExposureEngine,
+        clean: NDArray[np.int64],
+        seed: int,
+    ) -> NDArray[np.int64]:
+        exposure = np.empty((len(batch), len(clean)), dtype=np.int64)
+        for sets, left in _by_size(batch, kept):
+            exposure[sets] = clean if left is None else engine.exposure(left, seed)
+        return exposure
+
+    def side_effects(self, profiles: FakeProfiles | ArrayLike) -> SideEffects:
+        """Measure how recommendation quality for genuine users changes; see `PlatformSimulator`.
+
+        The users that screening drops from training are measured, too.
+        """
+        batch = as_profile_batch(profiles, self.n_items)
+        kept = ~self.screen(batch).is_dropped
+        effects = super().side_effects(batch[:0])  # the clean lists
+        hr = np.full(len(batch), effects.clean_hr_at_k)
+        ndcg = np.full(len(batch), effects.clean_ndcg_at_k)
+        for sets, left in _by_size(batch, kept):
+            if left is not None:
+                poisoned = super().side_effects(left)
+                hr[sets], ndcg[sets] = poisoned.hr_at_k, poisoned.ndcg_at_k
+        return replace(effects, hr_at_k=hr, ndcg_at_k=ndcg)
+
+
+def _by_size(
+    batch: NDArray[np.int64], kept: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64] | None]]:
+    """Group poison sets by how many fake users are left; yield places, and profiles or `None` for nobody.
+
+    Args:
+        batch: Shape `(M, N, T)`.
+        kept: Shape `(M, N)`.
+    """
+    n_left = kept.sum(axis=1)
+    for n in np.unique(n_left):
+        sets = np.flatnonzero(n_left == n)
+        left = batch[sets][kept[sets]].reshape(len(sets), n, batch.shape[2])
+        yield sets, left if n else None
+
+
+def _as_screenings(screening: object) -> tuple[Screening, ...]:
+    several = (screening,) if isinstance(screening, Screening) else screening
+    if not isinstance(several, Sequence) or isinstance(several, str) or not several:
+        raise ArgumentError(f"screening must be one Screening or several, got {screening!r}")
+    for one in several:
+        if not isinstance(one, Screening):
+            raise ArgumentError(f"screening must hold Screening objects, got {one!r}")
+    return tuple(several)
+
+
+def make_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
+    """Return a platform, a defended one if `defense` says so.
+
+    Args:
+        arguments: Keyword arguments of `PlatformSimulator`, and `defense`: `None`; a name from
+            `DETECTORS`; a name of robust training (`ROBUST_TRAINING`) that there is for the victim; a `Screening`,
+            for another share or a fitted detector; or a sequence of such.
+
+    Raises:
+        ArgumentError: If an argument is wrong.
+        UnknownNameError: If no defence has that name.
+    """
+    rest = {name: value for name, value in arguments.items() if name != "defense"}
+    defense = arguments.get("defense")
+    if defense is None:
+        return PlatformSimulator(**rest)  # type: ignore[arg-type]  # checked by the constructor
+    screenings: list[Screening] = []
+    several = defense if isinstance(defense, list | tuple) else (defense,)
+    for one in several:
+        if isinstance(one, str) and one in ROBUST_TRAINING:
+            rest["victim"] = robust_victim(one, rest.get("victim", "BPR"))
+        elif isinstance(one, str):
+            if one not in DETECTORS:
+                raise UnknownNameError("defense", one, (*DETECTORS, *ROBUST_TRAINING))
+            screenings.append(Screening(DETECTORS[one]()))
+        elif isinstance(one, Screening):
+            screenings.append(one)
+        else:
+            raise ArgumentError(
+                f"defense must be a name, a Screening, several of these, or None, got {one!r}"
+            )
+    if not screenings:
+        return PlatformSimulator(**rest)  # type: ignore[arg-type]  # as above
+    return DefendedSimulator(screening=screenings, **rest)  # type: ignore[arg-type]  # as above

@@ -1,0 +1,227 @@
+"""The platform that screens accounts: who is dropped, what is then learnt, and that nothing else changes."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from recattack_gym.core import ArgumentError, Interactions, UnknownNameError
+from recattack_gym.datasets import SyntheticConfig, from_interactions, generate
+from recattack_gym.defenses import DETECTORS, Detector, DetectorConfig, Screening
+from recattack_gym.simulator import DefendedSimulator, PlatformSimulator, make_simulator
+
+QUICK = {"epochs": 2, "embedding_size": 8, "finetune_epochs": 2}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepeatsConfig(DetectorConfig):
+    """No settings."""
+
+
+class Repeats(Detector):
+    """Suspects who clicks one item again and again; what is flagged can be told by eye."""
+
+    name = "repeats"
+    config_class: ClassVar[type[DetectorConfig]] = RepeatsConfig
+
+    def _scores(self, log: Interactions) -> NDArray[np.float64]:
+        most = [
+            np.bincount(log.items_of(user)).max() if len(log.items_of(user)) else 0
+            for user in range(log.n_users)
+        ]
+        return np.array(most, dtype=np.float64)
+
+
+def small_log() -> Interactions:
+    return generate(
+        SyntheticConfig(n_users=40, n_items=60, n_events=600), np.random.default_rng(3)
+    ).log
+
+
+def ladder() -> Interactions:
+    """Item 0 to 3 have 4, 3, 2, 1 clicks; nobody clicks twice but user 4, who clicks item 5 four times."""
+    users = [0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 4, 4, 4]
+    items = [0, 1, 2, 3, 0, 1, 2, 0, 1, 0, 5, 5, 5, 5]
+    return Interactions(np.array(users), np.array(items), 5, 6)
+
+
+def on_ladder(share: float, **more: object) -> DefendedSimulator:
+    arguments = {"victim": "ItemPop", "targets": 1, "k": 1, "n_candidates": None, **more}
+    return DefendedSimulator(ladder(), screening=Screening(Repeats(), share), **arguments)  # type: ignore[arg-type]
+
+
+def test_the_flagged_user_is_not_learnt_from_but_still_counts() -> None:
+    platform = on_ladder(0.2)  # one of five
+    assert platform.genuine_dropped.tolist() == [False] * 4 + [True]
+    assert platform.n_users == 5
+    assert platform.item_popularity.tolist() == [4, 3, 2, 1, 0, 0, 0]
+    # Without screening item 5 has four clicks; here it has none, and users are shown 4, 3, 2, 1 and 0.
+    assert platform.victim.recommend(np.arange(5), 1)[:, 0].tolist() == [4, 3, 2, 1, 0]
+
+
+def test_rec_num_by_hand() -> None:
+    platform = on_ladder(0.3)  # two of five genuine users, and of seven accounts three
+    assert platform.genuine_dropped.sum() == 2
+    assert bool(platform.genuine_dropped[4])
+    quiet, loud = [[6, 1], [6, 2]], [[6, 6], [6, 6]]
+    outcome, screened = platform.screened_exposure([quiet, loud])
+    # The loud accounts click one item twice and are flagged behind user 4, who does so four times.
+    assert screened.is_dropped[1].tolist() == [True, True]
+    assert screened.n_genuine_flagged[1] == 1
+    assert outcome[1].tolist() == platform.clean_exposure.tolist()
+    # Of the quiet set, tied with the genuine users, whoever the hash takes is dropped, the rest injected.
+    left = np.array(quiet)[~screened.is_dropped[0]]
+    plain = PlatformSimulator(
+        platform.log, "ItemPop", targets=1, k=1, n_candidates=None
+    )  # the screened log
+    expected = plain.exposure(left)[0] if len(left) else plain.clean_exposure
+    assert outcome[0].tolist() == expected.tolist()
+    assert screened.n_dropped.tolist() == screened.is_dropped.sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("victim", ["BPR", "CoVisitation", "AutoRec"])
+@pytest.mark.parametrize("retrain", ["finetune", "full"])
+def test_equals_a_plain_platform_that_never_had_the_dropped_accounts(
+    victim: str, retrain: str
+) -> None:
+    log = small_log()
+    config = {} if victim == "CoVisitation" else QUICK
+    arguments = {"targets": 2, "n_candidates": 20, "victim_config": config, "retrain": retrain}
+    defended = DefendedSimulator(
+        log, victim, screening=Screening(Repeats(), 0.1), **arguments
+    )
+    rng = np.random.default_rng(0)
+    sets = rng.integers(0, defended.n_items, (5, 4, 6))
+    sets[1, :2] = defended.target_items[0]  # two accounts that stand out
+    sets[2] = defended.target_items[1]  # all four
+    outcome, screened = defended.screened_exposure(sets)
+    assert screened.n_dropped[1] >= 2
+    assert screened.n_dropped[2] == 4
+    keep = ~defended.genuine_dropped[log.user_ids]
+    plain = PlatformSimulator(log.select(keep), victim, **arguments)  # type: ignore[arg-type]
+    for profile, dropped, exposure in zip(sets, screened.is_dropped, outcome, strict=True):
+        left = profile[~dropped]
+        expected = plain.exposure(left)[0] if len(left) else plain.clean_exposure
+        assert exposure.tolist() == expected.tolist()
+
+
+def test_sets_do_not_know_of_each_other_and_nothing_is_left_behind() -> None:
+    platform = DefendedSimulator(
+        small_log(), "BPR", screening=Screening(Repeats(), 0.1), victim_config=QUICK
+    )
+    sets = np.random.default_rng(1).integers(0, platform.n_items, (6, 4, 6))
+    sets[3] = platform.target_items[0]
+    together = platform.exposure(sets)
+    alone = np.concatenate([platform.exposure(one) for one in sets])
+    assert together.tolist() == alone.tolist()
+    assert platform.exposure(sets).tolist() == together.tolist()
+
+
+def test_fresh_lists_are_those_of_the_plain_platform() -> None:
+    log = small_log()
+    arguments = {"targets": 2, "n_candidates": 20, "victim_config": QUICK}
+    defended = DefendedSimulator(log, "BPR", screening=Screening(Repeats(), 0.1), **arguments)
+    plain = PlatformSimulator(defended.log, "BPR", **arguments)  # type: ignore[arg-type]
+    profile = np.random.default_rng(2).integers(0, defended.n_items, (4, 6))
+    left = profile[~defended.screen(profile).is_dropped[0]]
+    assert len(left) > 0
+    fresh = [np.random.default_rng(7) for _ in range(2)]
+    assert (
+        defended.exposure(profile, rng=fresh[0]).tolist()
+        == plain.exposure(left, rng=fresh[1]).tolist()
+    )
+    assert fresh[0].bit_generator.state == fresh[1].bit_generator.state
+    all_caught = np.full((4, 6), defended.target_items[0])
+    exposure = defended.exposure(all_caught, rng=np.random.default_rng(7))
+    assert exposure.shape == (1, 2)
+
+
+def test_side_effects_are_measured_on_everyone() -> None:
+    dataset = from_interactions(small_log())
+    screening = Screening(Repeats(), 0.2)
+    defended = DefendedSimulator(dataset, "BPR", screening=screening, victim_config=QUICK)
+    sets = np.random.default_rng(1).integers(0, defended.n_items, (3, 4, 6))
+    sets[1] = defended.target_items[0]  # caught
+    kept = ~defended.screen(sets).is_dropped
+    assert not kept[1].any()
+    effects = defended.side_effects(sets)
+    assert effects.hr_at_k[1] == effects.clean_hr_at_k
+    assert effects.ndcg_at_k[1] == effects.clean_ndcg_at_k
+    for m in (0, 2):
+        poisoned = defended.victim.poisoned(sets[m][kept[m]], defended._retrain_seed, "finetune")
+        users = np.flatnonzero(dataset.split.evaluable("test"))
+        hits = poisoned.recommend(users, 10) == dataset.split.test_items[users, None]
+        assert effects.hr_at_k[m] == pytest.approx(hits.any(axis=1).mean())
+    undefended = PlatformSimulator(dataset, "BPR", victim_config=QUICK)
+    users = np.flatnonzero(dataset.split.evaluable("test"))
+    assert bool(defended.genuine_dropped[users].any())  # and they are among those who are measured
+    assert len(undefended.log) > len(defended.log)
+
+
+def test_several_screenings_add_up() -> None:
+    log = small_log()
+    first = Screening(Repeats(), 0.1)
+    second = Screening(DETECTORS["popularity"](), 0.1)
+    both = DefendedSimulator(log, "ItemPop", screening=[first, second])
+    catalogue = log.with_catalogue(log.n_items + 8)
+    expected = first.flags(catalogue) | second.flags(catalogue)
+    assert both.genuine_dropped.tolist() == expected.tolist()
+
+
+def test_equal_scores_favour_neither_early_nor_late_accounts() -> None:
+    class Blind(Repeats):
+        def _scores(self, log: Interactions) -> NDArray[np.float64]:
+            return np.zeros(log.n_users)
+
+    log = Interactions(np.arange(4000), np.zeros(4000, dtype=np.int64), 4000, 2)
+    flagged = np.flatnonzero(Screening(Blind(), 0.1).flags(log))
+    assert len(flagged) == 400
+    assert 1800 < flagged.mean() < 2200
+    assert 150 < (flagged < 2000).sum() < 250
+
+
+@pytest.mark.parametrize(("share", "n", "expected"), [(0.01, 100, 1), (0.01, 101, 2), (0.1, 30, 3)])
+def test_the_number_of_flagged_accounts_is_rounded_up(share: float, n: int, expected: int) -> None:
+    assert Screening(Repeats(), share).n_flagged(n) == expected
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, "all", float("nan")])
+def test_a_wrong_share_is_refused(share: object) -> None:
+    with pytest.raises(ArgumentError, match="share must be"):
+        Screening(Repeats(), share)  # type: ignore[arg-type]
+
+
+def test_wrong_defenses_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="detector must be a Detector, got 'repeats'"):
+        Screening("repeats")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="unknown defense 'pca'"):
+        make_simulator({"defense": "pca"})
+    with pytest.raises(ArgumentError, match="defense must be a name, a Screening"):
+        make_simulator({"defense": 3})
+    with pytest.raises(ArgumentError, match="defense must be a name, a Screening"):
+        make_simulator({"defense": ("popularity", 3)})
+    with pytest.raises(ArgumentError, match="screening must be one Screening or several, got \\[\\]"):
+        DefendedSimulator(small_log(), screening=[])
+    with pytest.raises(ArgumentError, match="targets must be a whole number"):
+        DefendedSimulator(small_log(), screening=Screening(Repeats()), targets=0)
+    with pytest.raises(ArgumentError, match="somebody's clicks to learn from"):
+        nearly_all = Screening(Repeats(), 0.999)
+        DefendedSimulator(ladder(), "ItemPop", screening=nearly_all, targets=1, n_candidates=None)
+
+
+def test_names_make_the_platform() -> None:
+    log = small_log()
+    assert type(make_simulator({"dataset": log, "victim": "ItemPop"})) is PlatformSimulator
+    none = make_simulator({"dataset": log, "victim": "ItemPop", "defense": None})
+    assert type(none) is PlatformSimulator
+    assert type(make_simulator({"dataset": log, "victim": "ItemPop", "defense": ()})) is PlatformSimulator
+    named = make_simulator({"dataset": log, "victim": "ItemPop", "defense": "popularity"})
+    assert isinstance(named, DefendedSimulator)
+    assert named.screening[0].share == 0.01
+    given = make_simulator(
+        {"dataset": log, "victim": "ItemPop", "defense": [Screening(Repeats(), 0.2), "popularity"]}
+    )
+    assert isinstance(given, DefendedSimulator)
+    assert [s.detector.name for s in given.screening] == ["repeats", "popularity"]
