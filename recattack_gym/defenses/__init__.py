@@ -12,6 +12,7 @@ from recattack_gym.defenses.fap import FAP
 from recattack_gym.defenses.pairs import UserItems
 from recattack_gym.defenses.pca import PCAVarSelect
 from recattack_gym.defenses.popularity import Popularity
+from recattack_gym.defenses.screening import Screening
 
 DETECTORS: Mapping[str, type[Detector]] = MappingProxyType(
     {
@@ -33,5 +34,6 @@ __all__ = [
     "PCAVarSelect",
     "PopSAD",
     "Popularity",
+    "Screening",
     "UserItems",
 ]

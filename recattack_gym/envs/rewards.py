@@ -76,7 +76,7 @@ def normalized_reward(
 
 @dataclass(frozen=True)
 class StealthReward:
-    """Pay what `normalized_reward` pays, less a price for being caught; needs a defence that screens accounts.
+    """Pay what `normalized_reward` pays, less a price for being caught; needs a defence that screens.
 
     With all fake users caught an attack without effect is paid `-price`, with half of them half of that.
     For a constraint instead of a price use another reward and `info["cost"]`.
@@ -117,10 +117,12 @@ class StealthReward:
         return gained - self.price * caught_share
 
 
-REWARDS: Mapping[str, Reward | StealthReward] = MappingProxyType(
-    {"rec_num": rec_num_reward, "normalized": normalized_reward, "stealth": StealthReward()}
+REWARDS: Mapping[str, Reward] = MappingProxyType(
+    {"rec_num": rec_num_reward, "normalized": normalized_reward}
 )
-"""Rewards by the name that the environments' argument `reward` takes."""
+"""Rewards by the name that the environments' argument `reward` takes, beside `"stealth"`."""
+
+_STEALTH = "stealth"
 
 
 def as_reward(reward: object) -> Reward | StealthReward:
@@ -130,9 +132,11 @@ def as_reward(reward: object) -> Reward | StealthReward:
         ArgumentError: If it is neither a name nor callable.
         UnknownNameError: If no reward has that name.
     """
+    if reward == _STEALTH:
+        return StealthReward()
     if isinstance(reward, str):
         if reward not in REWARDS:
-            raise UnknownNameError("reward", reward, REWARDS)
+            raise UnknownNameError("reward", reward, (*REWARDS, _STEALTH))
         return REWARDS[reward]
     if not callable(reward):
         raise ArgumentError(f"reward must be a name or a Reward function, got {reward!r}")

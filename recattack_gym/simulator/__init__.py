@@ -7,8 +7,8 @@ from recattack_gym.simulator.shared import shared_simulator
 from recattack_gym.simulator.view import PlatformView
 
 __all__ = [
-    "Defense",
     "DefendedSimulator",
+    "Defense",
     "PlatformSimulator",
     "PlatformView",
     "RatingGoal",

@@ -15,9 +15,9 @@ from recattack_gym.core.profiles import FakeProfiles, as_profile_batch
 from recattack_gym.core.random import draw_seed
 from recattack_gym.datasets import Dataset, Split
 from recattack_gym.defenses import DETECTORS, Screening
+from recattack_gym.metrics.ranking import hr_at_k, ndcg_at_k
 from recattack_gym.simulator.platform import PlatformSimulator, SideEffects
 from recattack_gym.victims.base import RETRAINS, ExposureEngine, Retrain, Victim
-
 
 Defense = str | Screening | Sequence[str | Screening] | None
 """What `make_simulator` takes as `defense`."""
@@ -175,16 +175,25 @@ class DefendedSimulator(PlatformSimulator):
 
         The users that screening drops from training are measured, too.
         """
+        split = self._held_out()
         batch = as_profile_batch(profiles, self.n_items)
         kept = ~self.screen(batch).is_dropped
-        effects = super().side_effects(batch[:0])  # the clean lists
-        hr = np.full(len(batch), effects.clean_hr_at_k)
-        ndcg = np.full(len(batch), effects.clean_ndcg_at_k)
+        users = np.flatnonzero(split.evaluable("test"))
+        shown = self.victim.recommend(users, self.k)
+        clean_hr = float(hr_at_k(shown, split.test_items[users]))
+        clean_ndcg = float(ndcg_at_k(shown, split.test_items[users]))
+        hr, ndcg = np.full(len(batch), clean_hr), np.full(len(batch), clean_ndcg)
         for sets, left in _by_size(batch, kept):
             if left is not None:
                 poisoned = super().side_effects(left)
                 hr[sets], ndcg[sets] = poisoned.hr_at_k, poisoned.ndcg_at_k
-        return replace(effects, hr_at_k=hr, ndcg_at_k=ndcg)
+        return SideEffects(
+            k=self.k,
+            clean_hr_at_k=clean_hr,
+            clean_ndcg_at_k=clean_ndcg,
+            hr_at_k=hr,
+            ndcg_at_k=ndcg,
+        )
 
 
 def _by_size(
@@ -218,8 +227,7 @@ def make_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
 
     Args:
         arguments: Keyword arguments of `PlatformSimulator`, and `defense`: `None`; a name from
-            `DETECTORS`; a name of robust training (`ROBUST_TRAINING`) that there is for the victim; a `Screening`,
-            for another share or a fitted detector; or a sequence of such.
+            `DETECTORS`; a `Screening`, for another share or a fitted detector; or a sequence of such.
 
     Raises:
         ArgumentError: If an argument is wrong.
@@ -232,11 +240,9 @@ def make_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
     screenings: list[Screening] = []
     several = defense if isinstance(defense, list | tuple) else (defense,)
     for one in several:
-        if isinstance(one, str) and one in ROBUST_TRAINING:
-            rest["victim"] = robust_victim(one, rest.get("victim", "BPR"))
-        elif isinstance(one, str):
+        if isinstance(one, str):
             if one not in DETECTORS:
-                raise UnknownNameError("defense", one, (*DETECTORS, *ROBUST_TRAINING))
+                raise UnknownNameError("defense", one, DETECTORS)
             screenings.append(Screening(DETECTORS[one]()))
         elif isinstance(one, Screening):
             screenings.append(one)

@@ -52,7 +52,9 @@ def test_an_undefended_environment_says_nothing_of_screening(small: Small) -> No
 def test_stealth_pays_normalized_less_the_price(small: Small) -> None:
     arguments = small("ItemPop", defense="popularity")
     target = 40
-    plain, info = attack(PoisonEnv(victim="ItemPop", **{**arguments, "reward": "normalized"}), target)
+    plain, info = attack(
+        PoisonEnv(victim="ItemPop", **{**arguments, "reward": "normalized"}), target
+    )
     for price, reward in ((1.0, "stealth"), (2.5, StealthReward(2.5)), (0.0, StealthReward(0))):
         env = PoisonEnv(victim="ItemPop", **{**arguments, "reward": reward})
         paid, same = attack(env, target)

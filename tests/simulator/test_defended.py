@@ -1,7 +1,7 @@
 """The platform that screens accounts: who is dropped, what is then learnt, and that nothing else changes."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -88,10 +88,13 @@ def test_equals_a_plain_platform_that_never_had_the_dropped_accounts(
 ) -> None:
     log = small_log()
     config = {} if victim == "CoVisitation" else QUICK
-    arguments = {"targets": 2, "n_candidates": 20, "victim_config": config, "retrain": retrain}
-    defended = DefendedSimulator(
-        log, victim, screening=Screening(Repeats(), 0.1), **arguments
-    )
+    arguments: dict[str, Any] = {
+        "targets": 2,
+        "n_candidates": 20,
+        "victim_config": config,
+        "retrain": retrain,
+    }
+    defended = DefendedSimulator(log, victim, screening=Screening(Repeats(), 0.1), **arguments)
     rng = np.random.default_rng(0)
     sets = rng.integers(0, defended.n_items, (5, 4, 6))
     sets[1, :2] = defended.target_items[0]  # two accounts that stand out
@@ -100,7 +103,7 @@ def test_equals_a_plain_platform_that_never_had_the_dropped_accounts(
     assert screened.n_dropped[1] >= 2
     assert screened.n_dropped[2] == 4
     keep = ~defended.genuine_dropped[log.user_ids]
-    plain = PlatformSimulator(log.select(keep), victim, **arguments)  # type: ignore[arg-type]
+    plain = PlatformSimulator(log.select(keep), victim, **arguments)
     for profile, dropped, exposure in zip(sets, screened.is_dropped, outcome, strict=True):
         left = profile[~dropped]
         expected = plain.exposure(left)[0] if len(left) else plain.clean_exposure
@@ -109,7 +112,11 @@ def test_equals_a_plain_platform_that_never_had_the_dropped_accounts(
 
 def test_sets_do_not_know_of_each_other_and_nothing_is_left_behind() -> None:
     platform = DefendedSimulator(
-        small_log(), "BPR", screening=Screening(Repeats(), 0.1), victim_config=QUICK
+        small_log(),
+        "BPR",
+        screening=Screening(Repeats(), 0.1),
+        victim_config=QUICK,
+        n_candidates=20,
     )
     sets = np.random.default_rng(1).integers(0, platform.n_items, (6, 4, 6))
     sets[3] = platform.target_items[0]
@@ -121,9 +128,9 @@ def test_sets_do_not_know_of_each_other_and_nothing_is_left_behind() -> None:
 
 def test_fresh_lists_are_those_of_the_plain_platform() -> None:
     log = small_log()
-    arguments = {"targets": 2, "n_candidates": 20, "victim_config": QUICK}
+    arguments: dict[str, Any] = {"targets": 2, "n_candidates": 20, "victim_config": QUICK}
     defended = DefendedSimulator(log, "BPR", screening=Screening(Repeats(), 0.1), **arguments)
-    plain = PlatformSimulator(defended.log, "BPR", **arguments)  # type: ignore[arg-type]
+    plain = PlatformSimulator(defended.log, "BPR", **arguments)
     profile = np.random.default_rng(2).integers(0, defended.n_items, (4, 6))
     left = profile[~defended.screen(profile).is_dropped[0]]
     assert len(left) > 0
@@ -141,7 +148,9 @@ def test_fresh_lists_are_those_of_the_plain_platform() -> None:
 def test_side_effects_are_measured_on_everyone() -> None:
     dataset = from_interactions(small_log())
     screening = Screening(Repeats(), 0.2)
-    defended = DefendedSimulator(dataset, "BPR", screening=screening, victim_config=QUICK)
+    defended = DefendedSimulator(
+        dataset, "BPR", screening=screening, victim_config=QUICK, n_candidates=20
+    )
     sets = np.random.default_rng(1).integers(0, defended.n_items, (3, 4, 6))
     sets[1] = defended.target_items[0]  # caught
     kept = ~defended.screen(sets).is_dropped
@@ -154,7 +163,7 @@ def test_side_effects_are_measured_on_everyone() -> None:
         users = np.flatnonzero(dataset.split.evaluable("test"))
         hits = poisoned.recommend(users, 10) == dataset.split.test_items[users, None]
         assert effects.hr_at_k[m] == pytest.approx(hits.any(axis=1).mean())
-    undefended = PlatformSimulator(dataset, "BPR", victim_config=QUICK)
+    undefended = PlatformSimulator(dataset, "BPR", victim_config=QUICK, n_candidates=20)
     users = np.flatnonzero(dataset.split.evaluable("test"))
     assert bool(defended.genuine_dropped[users].any())  # and they are among those who are measured
     assert len(undefended.log) > len(defended.log)
@@ -164,7 +173,7 @@ def test_several_screenings_add_up() -> None:
     log = small_log()
     first = Screening(Repeats(), 0.1)
     second = Screening(DETECTORS["popularity"](), 0.1)
-    both = DefendedSimulator(log, "ItemPop", screening=[first, second])
+    both = DefendedSimulator(log, "ItemPop", screening=[first, second], n_candidates=20)
     catalogue = log.with_catalogue(log.n_items + 8)
     expected = first.flags(catalogue) | second.flags(catalogue)
     assert both.genuine_dropped.tolist() == expected.tolist()
@@ -202,26 +211,26 @@ def test_wrong_defenses_are_refused() -> None:
         make_simulator({"defense": 3})
     with pytest.raises(ArgumentError, match="defense must be a name, a Screening"):
         make_simulator({"defense": ("popularity", 3)})
-    with pytest.raises(ArgumentError, match="screening must be one Screening or several, got \\[\\]"):
+    with pytest.raises(
+        ArgumentError, match="screening must be one Screening or several, got \\[\\]"
+    ):
         DefendedSimulator(small_log(), screening=[])
     with pytest.raises(ArgumentError, match="targets must be a whole number"):
         DefendedSimulator(small_log(), screening=Screening(Repeats()), targets=0)
+    nearly_all = Screening(Repeats(), 0.999)
     with pytest.raises(ArgumentError, match="somebody's clicks to learn from"):
-        nearly_all = Screening(Repeats(), 0.999)
         DefendedSimulator(ladder(), "ItemPop", screening=nearly_all, targets=1, n_candidates=None)
 
 
 def test_names_make_the_platform() -> None:
-    log = small_log()
-    assert type(make_simulator({"dataset": log, "victim": "ItemPop"})) is PlatformSimulator
-    none = make_simulator({"dataset": log, "victim": "ItemPop", "defense": None})
+    plain = {"dataset": small_log(), "victim": "ItemPop", "n_candidates": 20}
+    assert type(make_simulator(plain)) is PlatformSimulator
+    none = make_simulator({**plain, "defense": None})
     assert type(none) is PlatformSimulator
-    assert type(make_simulator({"dataset": log, "victim": "ItemPop", "defense": ()})) is PlatformSimulator
-    named = make_simulator({"dataset": log, "victim": "ItemPop", "defense": "popularity"})
+    assert type(make_simulator({**plain, "defense": ()})) is PlatformSimulator
+    named = make_simulator({**plain, "defense": "popularity"})
     assert isinstance(named, DefendedSimulator)
     assert named.screening[0].share == 0.01
-    given = make_simulator(
-        {"dataset": log, "victim": "ItemPop", "defense": [Screening(Repeats(), 0.2), "popularity"]}
-    )
+    given = make_simulator({**plain, "defense": [Screening(Repeats(), 0.2), "popularity"]})
     assert isinstance(given, DefendedSimulator)
     assert [s.detector.name for s in given.screening] == ["repeats", "popularity"]
