@@ -148,7 +148,9 @@ def test_the_kernel_puts_together_what_the_plain_schedule_does(
     rows = schedule.rows
     for clicks in (profile, np.full((2, 5), 20), np.arange(10).reshape(2, 5)):
         is_learnt = clicked(log, clicks) & (np.arange(log.n_items) != 0)
-        filled, *found = (np.empty(len(rows.kinds), dtype=np.int32) for _ in range(4))
+        filled, users, items, negatives = (
+            np.empty(len(rows.kinds), dtype=np.int32) for _ in range(4)
+        )
         bounds = np.empty_like(rows.batch_indptr)
         fill_logits(
             rows.user_ids,
@@ -170,12 +172,14 @@ def test_the_kernel_puts_together_what_the_plain_schedule_does(
             schedule.positives,
             rows.batch_indptr,
             is_learnt,
-            *found,
+            users,
+            items,
+            negatives,
             bounds,
         )
         expected = schedule.examples(log, clicks, is_learnt)
         np.testing.assert_array_equal(bounds, expected.batch_indptr)
-        for ids, wanted in zip(found, expected[:3], strict=True):
+        for ids, wanted in zip((users, items, negatives), expected[:3], strict=True):
             np.testing.assert_array_equal(ids[: bounds[-1]], wanted)
 
 
@@ -304,13 +308,12 @@ def test_a_fake_click_and_a_genuine_negative_by_hand() -> None:
     )
     fake_pull = 1 / (1 + math.exp((2 + 0) - (-1 + 1)))
     genuine_pull = 1 / (1 + math.exp((-3 + 1) - (6 + 0)))
-    np.testing.assert_allclose(fakes, [[1 + 0.1 * (fake_pull * 3 - 0.5), 1]], rtol=1e-5)
-    step = [
-        0.05 * (fake_pull * 1 - genuine_pull * 3 - 0.5 * 2 * 2),
-        0.05 * (fake_pull * 1 - genuine_pull * 1),
-    ]
-    np.testing.assert_allclose(items, [[2 + step[0], step[1]], [9, 9]], rtol=1e-5)
-    np.testing.assert_allclose(moved, [[-0.1 * genuine_pull * 2, 0]], rtol=1e-5)
+    to_factor = fake_pull * 1 - genuine_pull * 3 - 0.5 * 2 * 2
+    to_bias = fake_pull * 1 - genuine_pull * 1
+    np.testing.assert_allclose(fakes, np.array([[1 + 0.1 * (fake_pull * 3 - 0.5), 1]]), rtol=1e-5)
+    expected = np.array([[2 + 0.05 * to_factor, 0.05 * to_bias], [9, 9]])
+    np.testing.assert_allclose(items, expected, rtol=1e-5)
+    np.testing.assert_allclose(moved, np.array([[-0.1 * genuine_pull * 2, 0]]), rtol=1e-5)
     assert not any(gradient.any() for gradient in gradients)
 
 
