@@ -18,7 +18,14 @@ from recattack_gym.victims.bpr import BPRConfig
 from recattack_gym.victims.epochs import clean_epochs
 from recattack_gym.victims.factors import Factors, hold_back
 from recattack_gym.victims.graph import InteractionGraph
-from recattack_gym.victims.ngcf_warm import PairSchedule, Triples, WarmRun, make_pair_schedule
+from recattack_gym.victims.ngcf_warm import (
+    PairSchedule,
+    Triples,
+    WarmRun,
+    fit_warm,
+    layer_zero,
+    make_pair_schedule,
+)
 from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.schedule import INITIAL, fake_share
 
@@ -163,8 +170,6 @@ class NGCF(Victim):
 
     def _first_embeddings(self, log: Interactions, rng: np.random.Generator) -> NDArray[np.float32]:
         """Train BPR, keep its run, and fold its item bias into one more dimension; shape `(n_nodes, d)`."""
-        from recattack_gym.victims.ngcf_warm_kernel import fit_warm, layer_zero
-
         config, bpr = self.config, BPRConfig()
         seed = draw_seed(rng)
         factors = Factors.draw(log, config.embedding_size - 1, config.initial_scale, rng)
@@ -373,7 +378,8 @@ class NGCF(Victim):
         if self.device != "cpu":
             return None
         from recattack_gym.victims.graph_kernel import make_contest
-        from recattack_gym.victims.ngcf_kernel import NGCFEngine, Parameters
+        from recattack_gym.victims.ngcf_engine import NGCFEngine
+        from recattack_gym.victims.ngcf_kernel import Parameters
 
         log, config, bpr = self.log, self.config, BPRConfig()
         return NGCFEngine(

@@ -1,4 +1,4 @@
-"""Compiled pieces of NGCF's BPR stage: clean training with waypoints, and fine-tuning beside them.
+"""Compiled pieces of NGCF's fine-tuning by BPR beside the clean run.
 
 Which examples fine-tuning has is laid out in `ngcf_warm`.
 """
@@ -6,79 +6,10 @@ Which examples fine-tuning has is laid out in `ngcf_warm`.
 import numpy as np
 from numpy.typing import NDArray
 
-from recattack_gym.core.interactions import Interactions
-from recattack_gym.victims.epochs import NEGATIVES, visit_order
-from recattack_gym.victims.factors import Factors
 from recattack_gym.victims.kernels import compiled
-from recattack_gym.victims.mf_bce_schedule import CleanRun
-from recattack_gym.victims.mf_kernel import _bpr_epoch
-from recattack_gym.victims.ngcf_warm import WarmRun
 
 CLICK, FIRST = 0, 1
 """As in `mf_bce_schedule`: machine code is kept for this file, so what it is made from stands here."""
-
-
-def layer_zero(factors: Factors) -> NDArray[np.float32]:
-    """Fold the item bias into one more dimension, in which users are 1; shape `(n_nodes, d + 1)`."""
-    ones = np.ones(len(factors.users), dtype=np.float32)
-    items = np.column_stack([factors.items, factors.bias])
-    return np.concatenate([items, np.column_stack([factors.users, ones])])
-
-
-def fit_warm(
-    factors: Factors,
-    log: Interactions,
-    *,
-    n_negative_items: int,
-    popular_negatives: float,
-    epochs: int,
-    learning_rate: float,
-    reg: float,
-    seed: int,
-    n_waypoints: int,
-) -> WarmRun:
-    """Train factors in place as `fit_bpr` does, and keep what fine-tuning needs.
-
-    Args:
-        factors: Untrained.
-        log: What to train on.
-        n_negative_items: Uniform negatives are drawn from `[0, n_negative_items)`.
-        popular_negatives: Share of negatives that are drawn by popularity.
-        epochs: Passes over the log.
-        learning_rate: Step size.
-        reg: L2 penalty on the rows of an example.
-        seed: What order and negatives are drawn from.
-        n_waypoints: How many states to keep, at `CleanRun.epochs`.
-    """
-    indptr, seen = log.seen
-    kept = CleanRun.epochs(n_waypoints, epochs)
-    states: list[NDArray[np.float32]] = []
-    first = layer_zero(factors)[: log.n_items]
-
-    def keep(n_epochs: int) -> None:
-        if n_epochs in kept:
-            states.extend([layer_zero(factors)] * kept.count(n_epochs))
-
-    keep(0)
-    for epoch in range(epochs):
-        _bpr_epoch(
-            factors.users,
-            factors.items,
-            factors.bias,
-            log.user_ids,
-            log.item_ids,
-            visit_order(seed, epoch, len(log)),
-            indptr,
-            seen,
-            n_negative_items,
-            popular_negatives,
-            seed,
-            NEGATIVES + epoch,
-            learning_rate,
-            reg,
-        )
-        keep(epoch + 1)
-    return WarmRun(np.stack(states, axis=1), first)
 
 
 @compiled

@@ -19,8 +19,8 @@ from recattack_gym.victims.graph_kernel import (
     room_for_fakes,
 )
 from recattack_gym.victims.ngcf import Examples, propagate
+from recattack_gym.victims.ngcf_engine import NGCFEngine
 from recattack_gym.victims.ngcf_kernel import (
-    NGCFEngine,
     Parameters,
     make_workspace,
     propagate_all,

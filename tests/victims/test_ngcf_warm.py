@@ -17,8 +17,14 @@ from recattack_gym.victims.kernels import draw_negatives
 from recattack_gym.victims.mf_bce_kernel import fill_logits
 from recattack_gym.victims.mf_bce_schedule import CleanRun
 from recattack_gym.victims.mf_kernel import fit_bpr
-from recattack_gym.victims.ngcf_warm import PairSchedule, WarmRun, make_pair_schedule
-from recattack_gym.victims.ngcf_warm_kernel import fill_triples, fit_warm, layer_zero, train_beside
+from recattack_gym.victims.ngcf_warm import (
+    PairSchedule,
+    WarmRun,
+    fit_warm,
+    layer_zero,
+    make_pair_schedule,
+)
+from recattack_gym.victims.ngcf_warm_kernel import fill_triples, train_beside
 
 N_NEW, POPULAR, EPOCHS = 3, 0.4, 1500
 MakeLists = Callable[..., CandidateLists]
