@@ -14,6 +14,7 @@ from recattack_gym.core.random import counter_integers, draw_seed, torch_generat
 from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim, state_array
 from recattack_gym.victims.gru4rec_run import (
     BETA1,
+    BETA2,
     RECURRENT,
     CleanRun,
     Moved,
@@ -82,12 +83,12 @@ class GRU4RecConfig(GradientConfig):
     """Genuine users' states that clean training keeps of each step, for the negatives of fine-tuning."""
     finetune_waypoints: int = 5
     """States of clean training that fine-tuning follows, and that the victim keeps beside the last one."""
-    finetune_fading: float = 0.02
+    finetune_fading: float = 0.03
     """Share of what fake sessions have changed in the recurrent weights that is lost with every step.
 
-    It stands for the genuine sessions, which pull the weights back; 1 leaves the weights where clean training
-    had them. Chosen on a platform of the generated log that is not the reported one (seed 7); on Steam, where
-    genuine steps are many, it changes little.
+    It stands for the genuine sessions, which pull the weights back; 1 leaves the weights where clean
+    training had them. Chosen on a platform of the generated log that is not the reported one (seed 7): less
+    gives too few exposures, more too many. On Steam, where genuine steps are many, it changes little.
     """
 
     def __post_init__(self) -> None:
@@ -116,16 +117,18 @@ class GRU4Rec(Victim):
     batches, which are of like lengths, exchange a few sessions with their neighbours.
 
     Fine-tuning is full retraining restricted to what the poison decides, along the way that clean training
-    took: the vectors and biases of items that mostly fake users click (`gru4rec_run.moved_items`), above all of
-    new ones, which start untrained. It takes every step of full retraining, with the same fake sessions, dropout
-    and sampled items (`Rerun`). Of the genuine sessions these items only meet the negatives: where one is sampled,
-    a sample of the states that genuine users had in that step (`CleanRun`) stands for all of them. Other items
-    are read from the clean run at the nearest waypoint. The recurrent weights get to know the fake sessions,
-    or new items would have to learn alone what the network learns as well; that fades, since genuine sessions
-    pull the weights back. It is for the fake sessions alone: in the end the weights are those of clean training, and
-    so are the lists of everybody as far as they do not hold items that have moved.
+    took: the vectors and biases of items that mostly fake users click (`gru4rec_run.moved_items`), above
+    all of new ones, which start untrained. It takes every step of full retraining, with the same fake
+    sessions, dropout and sampled items (`Rerun`). Of the genuine sessions these items only meet the
+    negatives: where one is sampled, a few of the states that genuine users had in that step (`CleanRun`)
+    stand for all of them. Other items are read from the clean run at the nearest waypoint. The recurrent
+    weights get to know the fake sessions, or new items would have to learn alone what the network learns as
+    well; that fades, since genuine sessions pull the weights back. It is for the fake sessions alone: in the
+    end the weights are those of clean training, and so is every score of items that have not moved, unless
+    one that has is in the history. `seed` decides nothing in fine-tuning, as in full retraining.
 
-    `seed` decides nothing in fine-tuning, as in full retraining.
+    What full retraining changes in the recurrent weights for genuine users is left out, and so are genuine
+    clicks on items that move.
 
     Differs from the paper: a session is a piece of a user's sequence of at most `max_length + 1` clicks
     instead of a visit, unrolled as a whole instead of session-parallel; Adam instead of Adagrad; the other
@@ -211,7 +214,7 @@ class GRU4Rec(Victim):
         import torch
 
         del seed
-        moved = moved_items(log, profile, self._run, self._parameters()["items"])
+        moved = moved_items(log, profile, self._run, _float32(self._parameters()["items"]))
         rerun = self._rerun(log, (profile.shape[0], profile.shape[1]))
         if len(moved.items) == 0 or len(rerun.steps) == 0:
             return
@@ -224,7 +227,7 @@ class GRU4Rec(Victim):
     def _trained(
         self, log: Interactions, profile: NDArray[np.int64], moved: Moved, rerun: Rerun
     ) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Return the vectors `(R, d)` and biases `(R,)` of the moved items after the steps of full retraining."""
+        """Return vectors `(R, d)` and biases `(R,)` of what moves after the steps of full retraining."""
         import torch
 
         config, run, device = self.config, self._run, self.device
@@ -254,7 +257,7 @@ class GRU4Rec(Victim):
         rows = clean_rows(past, waypoint)
         rows[:, :-1] += torch.from_numpy(moved.first).to(device)
         rows.requires_grad_()
-        optimizer = torch.optim.Adam([rows], lr=config.learning_rate)
+        first_moment, second_moment = torch.zeros_like(rows), torch.zeros_like(rows)
         net = _network(log.n_items, config.embedding_size, device)
         gru = dict(net.gru.named_parameters())
         changed = {name: torch.zeros_like(gru[name]) for name in RECURRENT}
@@ -264,7 +267,8 @@ class GRU4Rec(Victim):
                 with torch.no_grad():
                     rows += clean_rows(past, int(rerun.waypoints[s])) - clean_rows(past, waypoint)
                 waypoint = int(rerun.waypoints[s])
-            optimizer.zero_grad(set_to_none=False)
+            rows.grad = torch.zeros_like(rows)
+            held = torch.zeros_like(rows)
             sampled = place_of[negatives[s]]
             counts = np.bincount(sampled[sampled >= 0], minlength=len(items))
             pushed = torch.from_numpy(np.flatnonzero(counts)).to(device)
@@ -272,7 +276,7 @@ class GRU4Rec(Victim):
             added = log_weight[items] + torch.from_numpy(counts).to(device).log()
             with torch.no_grad():
                 share_of_genuine = rerun.n_genuine[s] / (rerun.n_clicks[s] * len(states))
-                gradient = _pushed_down(
+                gained, pushed_before = _pushed_down(
                     states,
                     log_totals[rerun.anchors[s]],
                     rows[pushed],
@@ -280,6 +284,8 @@ class GRU4Rec(Victim):
                     is_fresh[pushed],
                     added[pushed],
                 )
+                rows.grad[pushed] += share_of_genuine * gained
+                held[pushed] = share_of_genuine * pushed_before
             first, last = rerun.session_indptr[s : s + 2]
             if last > first:
                 with torch.no_grad():
@@ -303,7 +309,7 @@ class GRU4Rec(Victim):
                     mask=torch.from_numpy(mask).to(device),
                 )
                 loss = softmax.loss(config.reg) * (lengths.sum() / rerun.n_clicks[s])
-                loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+                loss.backward()
                 keep, push, pause = rerun.fades[s]
                 for name, weights in gru.items():
                     slope = torch.zeros_like(weights) if weights.grad is None else weights.grad
@@ -312,13 +318,11 @@ class GRU4Rec(Victim):
                     changed[name] = keep * changed[name] - push * ratio
                     moments[name] = pause * moment
             with torch.no_grad():
-                if rows.grad is None:
-                    rows.grad = torch.zeros_like(rows)
-                rows.grad[pushed] += share_of_genuine * gradient
-                before = rows.clone()
-            optimizer.step()
-            with torch.no_grad():
-                rows.copy_(torch.lerp(before, rows, share[:, None]))
+                first_moment = BETA1 * first_moment + (1.0 - BETA1) * rows.grad
+                second_moment = BETA2 * second_moment + (1.0 - BETA2) * (rows.grad + held) ** 2
+                step = first_moment / (1.0 - BETA1 ** (s + 1))
+                step /= (second_moment / (1.0 - BETA2 ** (s + 1))).sqrt() + _EPSILON
+                rows -= config.learning_rate * share[:, None] * step
         with torch.no_grad():
             rows += clean_rows(end) - clean_rows(past, waypoint)
         return rows[:, :-1].detach(), rows[:, -1].detach()
@@ -477,7 +481,7 @@ class _Recorder:
                 self._waypoints[name][waypoint] = tensor.detach().cpu().numpy()
                 if name in RECURRENT:
                     second = self._optimizer.state[tensor]["exp_avg_sq"].cpu().numpy()
-                    self._roots[name][waypoint] = np.sqrt(second / (1.0 - 0.999 ** (n + 1)))
+                    self._roots[name][waypoint] = np.sqrt(second / (1.0 - BETA2 ** (n + 1)))
         self._n += 1
 
     def run(self) -> CleanRun:
@@ -504,10 +508,12 @@ def _pushed_down(
     clean: "torch.Tensor",
     is_fresh: "torch.Tensor",
     added: "torch.Tensor",
-) -> "torch.Tensor":
-    """Return the gradient of genuine clicks' cross-entropy, summed, in the rows of R sampled items.
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return gradients of genuine clicks' cross-entropy, summed, in the rows of R sampled items.
 
-    Of an item that has genuine clicks, the clean run holds this gradient already; here is what it gains.
+    An item that has genuine clicks has met such gradients in the clean run, which it follows. The first
+    result is what it meets in addition, the second what it met there (0 for fresh items), `(R, d + 1)` each.
+    Adam divides by the size of both: by the first alone, rounding would become whole steps.
 
     Args:
         states: Shape `(K, d)`.
@@ -525,8 +531,8 @@ def _pushed_down(
     fresh = scores.masked_fill(~is_fresh, -torch.inf)
     totals = torch.logsumexp(torch.cat([log_totals[:, None], fresh], dim=1), dim=1, keepdim=True)
     shares = torch.exp(scores - totals)
-    held = torch.exp(inputs @ clean.T + added - totals)
-    return torch.where(is_fresh, shares, shares - held).T @ inputs
+    held = torch.exp(inputs @ clean.T + added - totals).masked_fill(is_fresh, 0.0)
+    return (shares - held).T @ inputs, held.T @ inputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,12 @@
 """Compiled fine-tuning and evaluation of GRU4Rec; the fast twin of `GRU4Rec._finetune` + ranking.
 
-Only the rows of few items move, and only where they are sampled or in fake sessions, so most of a step's work is
-skipped; the recurrent weights are written where there are fake sessions, and what happens to them in between is
-one multiplication (`Rerun.fades`). Users' states are those of the clean victim, computed once, unless an item
-moves that is in somebody's history. Then item vectors are multiplied by the input weights once per item
-instead of once per click, and histories with the same beginning share its states, and none is padded.
-Candidates are compared in the order of their clean scores until `k` of them beat the best target.
+Only the rows of few items move, and only where they are sampled or in fake sessions, so most of a step's
+work is skipped; the recurrent weights are written where there are fake sessions, and what happens to them
+in between is one multiplication (`Rerun.fades`). Users' states are those of the clean victim, computed
+once, unless an item moves that is in somebody's history. Then item vectors are multiplied by the input
+weights once per item instead of once per click, and histories with the same beginning share its states, and
+none is padded. Candidates are compared in the order of their clean scores until `k` of them beat the best
+target.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from recattack_gym.core.errors import ArgumentError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.parallel import over_sets
-from recattack_gym.victims.gru4rec_run import BETA1, RECURRENT, CleanRun, Rerun, moved_items
-from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, is_better
+from recattack_gym.victims.gru4rec_run import BETA1, BETA2, RECURRENT, CleanRun, Rerun, moved_items
+from recattack_gym.victims.kernels import check_finite, compiled, is_better
 from recattack_gym.victims.ranking import CandidateLists
 
 _USERS_AT_ONCE = 256
@@ -74,8 +75,10 @@ class Moving(NamedTuple):
     """The R items that one poison set moves, a row having the vector and the bias, and what it samples."""
 
     rows: NDArray[np.float32]
-    """Shape `(R, d + 1)`: trained; the next three likewise."""
+    """Shape `(R, d + 1)`: trained; the next four likewise."""
     slope: NDArray[np.float32]
+    held: NDArray[np.float32]
+    """What to add to the slope to have the whole gradient; the clean run has that part."""
     first: NDArray[np.float32]
     second: NDArray[np.float32]
     clean: NDArray[np.float32]
@@ -137,7 +140,7 @@ class Contest(NamedTuple):
 
 
 class Tape(NamedTuple):
-    """What one training step remembers of its S fake clicks, packed by place in the session, longest first."""
+    """What one training step remembers of its S fake clicks, by place in the session, longest first."""
 
     items: NDArray[np.int64]
     """Shape `(S,)`: which item each click is on."""
@@ -284,8 +287,25 @@ def train(
             _read_sessions(course, moving, work, s, reg)
         for r in range(n_rows):
             rate = learning_rate * moving.share[r]
-            row, slope = moving.rows[r], moving.slope[r]
-            adam_rows(row, slope, moving.first[r], moving.second[r], width, rate, s + 1)
+            _adam(moving, r, rate, s + 1)
+
+
+@compiled
+def _adam(moving: Moving, r: int, learning_rate: float, step: int) -> None:
+    """Take a step with one row, in the form of `adam_rows`; clears its gradients."""
+    row, slope, held = moving.rows[r], moving.slope[r], moving.held[r]
+    first, second = moving.first[r], moving.second[r]
+    beta1, beta2 = np.float32(BETA1), np.float32(BETA2)
+    rest1, rest2 = np.float32(1.0 - BETA1), np.float32(1.0 - BETA2)
+    rate = np.float32(learning_rate / (1.0 - BETA1**step))
+    unbias = np.float32(1.0 / np.sqrt(1.0 - BETA2**step))
+    epsilon, zero = np.float32(1e-8), np.float32(0.0)
+    for x in range(len(row)):
+        whole = slope[x] + held[x]
+        first[x] = beta1 * first[x] + rest1 * slope[x]
+        second[x] = beta2 * second[x] + rest2 * whole * whole
+        row[x] -= rate * first[x] / (np.sqrt(second[x]) * unbias + epsilon)
+        slope[x], held[x] = zero, zero
 
 
 @compiled
@@ -324,16 +344,17 @@ def _push_down(course: Course, moving: Moving, s: int) -> None:
         for r in range(n_rows):
             if counts[r] == 0:
                 continue
-            share = np.exp(moving.scores[r, a] - log_total)
+            whole = weight * np.exp(moving.scores[r, a] - log_total)
+            held = np.float32(0.0)
             if not moving.is_fresh[r]:
                 added = moving.log_weight[moving.items[r]] + np.float32(np.log(counts[r]))
-                held = _row_score(moving.clean[waypoint, r], state) + added
-                share -= np.exp(held - log_total)
-            share *= weight
-            slope = moving.slope[r]
+                score = _row_score(moving.clean[waypoint, r], state) + added
+                held = weight * np.exp(score - log_total)
             for j in range(d):
-                slope[j] += share * state[j]
-            slope[d] += share
+                moving.slope[r, j] += (whole - held) * state[j]
+                moving.held[r, j] += held * state[j]
+            moving.slope[r, d] += whole - held
+            moving.held[r, d] += held
 
 
 @compiled
@@ -818,6 +839,7 @@ class GRU4RecEngine:
         moving = Moving(
             rows=rows,
             slope=np.zeros_like(rows),
+            held=np.zeros_like(rows),
             first=np.zeros_like(rows),
             second=np.zeros_like(rows),
             clean=clean,

@@ -35,8 +35,8 @@ MOVED_SHARE = 0.5
 Others would move by less than their noise, and rows that rest are read from the clean run.
 """
 
-BETA1 = 0.9
-"""Adam's decay of the first moment, as in `torch.optim.Adam`."""
+BETA1, BETA2 = 0.9, 0.999
+"""Adam's decays of the moments, as in `torch.optim.Adam`."""
 
 
 @dataclass(eq=False, slots=True)
@@ -224,7 +224,7 @@ class Rerun:
             new_items_as_negatives: As in `sampling_table`.
         """
         clicked = profile.ravel()
-        added = rises(clicked, popularity, alpha, new_items_as_negatives)
+        added = rises(clicked, popularity, alpha, first=0.0 if new_items_as_negatives else 1.0)
         ends = np.cumsum(np.concatenate([table.ends[-1:], added]))[1:]
         size = table_size(ends[-1])
         if size not in self._draws:
@@ -345,10 +345,10 @@ def make_rerun(
 def _fades(
     has_fakes: NDArray[np.bool_], learning_rate: float, fading: float
 ) -> NDArray[np.float64]:
-    """Sum up, for each step with fake sessions, what happens to the recurrent weights until the next one.
+    """Sum up, for each step with fake sessions, what happens to the recurrent weights up to the next.
 
-    Adam's first moment `m` of the fake gradient (it has just been renewed) halves about every seven steps, and
-    the deviation `x` from the clean run fades: `x = (1 - fading) x - rate m / root`, `m = 0.9 m`, in each step.
+    Adam's first moment `m` of the fake gradient, which has just been renewed, halves about every seven steps,
+    and the deviation `x` from the clean run fades: `x = (1 - fading) x - rate m / root`, then `m = 0.9 m`.
 
     Returns:
         Shape `(S, 3)`: what `x`, `m / root` and `m` are multiplied by: `x = a x - b m / root`, `m = c m`.

@@ -70,7 +70,7 @@ def sampling_table(
     """Return what clean training draws from: every item in proportion to its clicks to the power `alpha`."""
     items = log.item_ids
     none_yet = np.zeros(log.n_items, dtype=np.int64)
-    added = rises(items, none_yet, alpha, new_items_as_negatives)
+    added = rises(items, none_yet, alpha, first=0.0 if new_items_as_negatives else 1.0)
     if new_items_as_negatives:
         items = np.concatenate([np.arange(log.n_items), items])
         added = np.concatenate([np.ones(log.n_items), added])
@@ -78,7 +78,7 @@ def sampling_table(
 
 
 def rises(
-    items: NDArray[np.int64], before: NDArray[np.int64], alpha: float, starts_at_one: bool
+    items: NDArray[np.int64], before: NDArray[np.int64], alpha: float, *, first: float
 ) -> NDArray[np.float64]:
     """Return what each further click adds to its item's weight; shape of `items`.
 
@@ -86,14 +86,13 @@ def rises(
         items: Clicked items, one after another.
         before: Clicks that each item has had before, shape `(n_items,)`.
         alpha: An item's weight is its number of clicks to this power.
-        starts_at_one: Whether items without click have the weight of one click already.
+        first: What an item's first click adds: 1, or 0 if items without click count as if they had one.
     """
     order = np.argsort(items, kind="stable")
     counts = np.bincount(items, minlength=len(before))
     earlier = np.empty(len(items), dtype=np.int64)  # clicks on the item before this one
     earlier[order] = np.arange(len(items)) - (np.cumsum(counts) - counts)[items[order]]
     earlier += before[items]
-    first = 0.0 if starts_at_one else 1.0
     further = (earlier + 1.0) ** alpha - earlier**alpha
     added: NDArray[np.float64] = np.where(earlier > 0, further, first)
     return added

@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 from recattack_gym.core import ArgumentError, ArtifactError, Interactions
 from recattack_gym.datasets import load
 from recattack_gym.victims import CandidateLists, GRU4Rec
-from recattack_gym.victims.gru4rec import (
-    GRU4RecConfig,
-    SessionSchedule,
-    _bucketed,
-    _draw_dropout,
-    cut,
-    log_weights,
-    make_session_schedule,
-    pick,
-    session_loss,
-)
+from recattack_gym.victims.gru4rec import GRU4RecConfig, session_softmax
 from recattack_gym.victims.gru4rec_kernel import GRU4RecEngine, exponential, make_contest, plant
+from recattack_gym.victims.gru4rec_run import Rerun, _fades, moved_items
+from recattack_gym.victims.gru4rec_sessions import (
+    bucketed,
+    cut,
+    draw_dropout,
+    log_weights,
+    padded,
+    sampling_table,
+)
 from recattack_gym.victims.kernels import compiled
 
 N_NEW = 3
@@ -34,10 +33,9 @@ SETTINGS: dict[str, object] = {
     "batch_size": 16,
     "max_length": 4,
     "n_negatives": 30,
-    "finetune_epochs": 3,
-    "finetune_learning_rate": 0.02,
-    "finetune_batch_size": 5,
-    "finetune_n_negatives": 12,
+    "learning_rate": 0.02,
+    "finetune_anchors": 7,
+    "finetune_waypoints": 3,
 }
 MakeLists = Callable[..., CandidateLists]
 
@@ -48,12 +46,9 @@ def victim(small_log: Interactions) -> GRU4Rec:
     return GRU4Rec(SETTINGS).fit(small_log, np.random.default_rng(3), n_new_items=N_NEW)
 
 
-def with_settings(victim: GRU4Rec, **changes: object) -> GRU4Rec:
-    """Return the same clean victim under other settings of fine-tuning."""
-    other = GRU4Rec({**SETTINGS, **changes})
-    other.fit(victim.log, np.random.default_rng(0), n_new_items=N_NEW)
-    other._set_state(victim.state)
-    return other
+def fitted(log: Interactions, **changes: object) -> GRU4Rec:
+    victim = GRU4Rec({**SETTINGS, **changes})
+    return victim.fit(log, np.random.default_rng(3), n_new_items=N_NEW)
 
 
 def profiles(log: Interactions, m: int, n: int, t: int, seed: int = 0) -> NDArray[np.int64]:
@@ -61,10 +56,6 @@ def profiles(log: Interactions, m: int, n: int, t: int, seed: int = 0) -> NDArra
     rng = np.random.default_rng(seed)
     new = rng.integers(log.n_items - N_NEW, log.n_items, (m, n, t))
     return np.where(rng.random((m, n, t)) < 0.5, new, rng.integers(0, log.n_items, (m, n, t)))
-
-
-def sessions_of(schedule: SessionSchedule) -> list[list[int]]:
-    return [schedule.clicks[a:b].tolist() for a, b in pairwise(schedule.indptr)]
 
 
 # -- sessions ------------------------------------------------------------------------------------
@@ -96,59 +87,13 @@ def test_longer_sequences_are_cut_elsewhere_in_every_epoch_and_shorter_ones_neve
     assert len(seen) == 5
 
 
-def test_every_epoch_has_each_fake_click_once_and_as_many_genuine_ones() -> None:
-    log = log_of([5] * 30)
-    schedule = make_session_schedule(
-        log, (3, 8), seed=4, session_length=5, epochs=2, replay=2.0, batch_size=4, n_negatives=7
-    )
-    fake = -1 - schedule.clicks[schedule.clicks < 0]
-    assert sorted(fake.tolist()) == sorted([*range(24), *range(24)])
-    # sessions have five clicks, so the first multiple of five that reaches 48
-    assert (schedule.clicks >= 0).sum() == 2 * 50
-    assert schedule.uniform.shape == (len(schedule.batch_indptr) - 1, 7)
-    for session in sessions_of(schedule):
-        assert len(session) <= 5
-        steps = np.diff(session)
-        assert (steps == (1 if session[0] >= 0 else -1)).all()
-    for a, b in pairwise(schedule.batch_indptr):
-        sizes = np.diff(schedule.indptr)[a:b]
-        assert 1 <= len(sizes) <= 4
-        assert (sizes[1:] <= sizes[:-1]).all()
-
-
-def test_a_large_replay_is_the_whole_log_once_per_epoch() -> None:
-    log = log_of([2, 9, 4])
-    schedule = make_session_schedule(
-        log, (1, 2), seed=4, session_length=3, epochs=1, replay=50.0, batch_size=2, n_negatives=1
-    )
-    assert sorted(schedule.clicks.tolist()) == [-2, -1, *range(15)]
-
-
-def test_no_replay_leaves_only_the_fakes() -> None:
-    schedule = make_session_schedule(
-        log_of([4]),
-        (2, 2),
-        seed=4,
-        session_length=3,
-        epochs=1,
-        replay=0.0,
-        batch_size=9,
-        n_negatives=1,
-    )
-    assert sorted(schedule.clicks.tolist()) == [-4, -3, -2, -1]
-    profile = np.array([[7, 5], [6, 5]])
-    assert sorted(schedule.items(profile).tolist()) == [5, 5, 6, 7]
-
-
 # -- the softmax ---------------------------------------------------------------------------------
 
 
-def test_items_are_picked_by_clicks_to_a_power_and_new_ones_only_once_they_are_clicked() -> None:
+def test_items_are_sampled_by_clicks_to_a_power_and_new_ones_only_once_they_are_clicked() -> None:
     clicks = np.array([0, 1, 4, 0])
     victim = GRU4Rec({"sample_alpha": 0.5})
     np.testing.assert_allclose(victim._sampling_probability(clicks), [0, 1 / 3, 2 / 3, 0])
-    uniform = np.array([0.01, 0.32, 0.34, 0.99])
-    assert pick(victim._sampling_probability(clicks), uniform).tolist() == [1, 1, 2, 2]
     clicks[3] = 1  # a fake click
     np.testing.assert_allclose(victim._sampling_probability(clicks), [0, 0.25, 0.5, 0.25])
     everything = GRU4Rec({"sample_alpha": 0.5, "new_items_as_negatives": True})
@@ -190,7 +135,7 @@ def test_added_sessions_leave_most_of_the_others_in_their_batches(
     batch_of = []
     for sizes in (lengths, longer):
         numbers = np.full(len(sizes), -1)
-        visits = list(_bucketed(sizes, 10, 3, 1))
+        visits = list(bucketed(sizes, 10, 3, 1))
         for number, rows in visits:
             assert 5 < len(rows) < 20
             assert (numbers[rows] == -1).all()
@@ -201,21 +146,20 @@ def test_added_sessions_leave_most_of_the_others_in_their_batches(
 
 
 def test_dropout_belongs_to_a_click_whatever_the_batch() -> None:
-    config = GRU4RecConfig(embedding_size=6, dropout=0.25)
-    together = _draw_dropout(np.array([4, 90, 17]), 5, config, 3, 1)
-    alone = _draw_dropout(np.array([17]), 3, config, 3, 1)
+    together = draw_dropout(np.array([4, 90, 17]), 5, 6, 0.25, 3, 1)
+    alone = draw_dropout(np.array([17]), 3, 6, 0.25, 3, 1)
     assert together is not None
     assert alone is not None
     assert together.shape == (3, 5, 6)
     np.testing.assert_array_equal(together[2, :3], alone[0])
-    many = _draw_dropout(np.arange(0, 4_000, 4), 4, config, 3, 1)
+    many = draw_dropout(np.arange(0, 4_000, 4), 4, 6, 0.25, 3, 1)
     assert many is not None
     assert set(np.unique(many)) == {0.0, np.float32(4 / 3)}
     assert many.mean() == pytest.approx(1.0, abs=0.01)
-    other = _draw_dropout(np.arange(0, 4_000, 4), 4, config, 3, 2)
+    other = draw_dropout(np.arange(0, 4_000, 4), 4, 6, 0.25, 3, 2)
     assert other is not None
     assert not np.array_equal(many, other)
-    assert _draw_dropout(np.arange(3), 4, GRU4RecConfig(dropout=0.0), 3, 1) is None
+    assert draw_dropout(np.arange(3), 4, 6, 0.0, 3, 1) is None
 
 
 def test_a_sampled_item_counts_as_often_as_it_is_missed() -> None:
@@ -239,31 +183,32 @@ def test_the_loss_over_all_items_is_the_cross_entropy_of_a_gru_step_by_step(
             reset, update = torch.sigmoid(a[:8] + b[:8]), torch.sigmoid(a[8:16] + b[8:16])
             new = torch.tanh(a[16:] + reset * b[16:])
             state = (1 - update) * new + update * state
-    loss = session_loss(
+    softmax = session_softmax(
         net,
         torch.tensor([[3, 7, 3], [5, -1, -1], [1, 2, -1]]),
         torch.arange(27),
         torch.zeros(27),
-        reg=0.0,
     )
+    loss = softmax.loss(0.0)
     assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
 
 
 def test_the_sampled_loss_estimates_the_full_one(victim: GRU4Rec) -> None:
     sessions = torch.tensor([[3, 7, 3, 9, 1], [5, 4, 2, -1, -1]])
-    full = session_loss(victim._net, sessions, torch.arange(27), torch.zeros(27), reg=0.0)
+    full = session_softmax(victim._net, sessions, torch.arange(27), torch.zeros(27)).loss(0.0)
     probability = GRU4Rec({"new_items_as_negatives": True})._sampling_probability(
         victim.log.item_popularity
     )
-    drawn = pick(probability, np.random.default_rng(0).random(20_000))
+    drawn = np.random.default_rng(0).choice(27, 20_000, p=probability)
     weight = torch.from_numpy(log_weights(probability, len(drawn)))
-    estimate = session_loss(victim._net, sessions, torch.from_numpy(drawn), weight, reg=0.0)
+    estimate = session_softmax(victim._net, sessions, torch.from_numpy(drawn), weight).loss(0.0)
     assert estimate.item() == pytest.approx(full.item(), rel=0.01)
 
 
 def test_the_penalty_is_half_the_mean_squared_norm_of_the_clicked_vectors(victim: GRU4Rec) -> None:
-    arguments = (victim._net, torch.tensor([[3, 7], [5, -1]]), torch.arange(27), torch.zeros(27))
-    penalty = session_loss(*arguments, reg=0.5) - session_loss(*arguments, reg=0.0)
+    sessions = torch.tensor([[3, 7], [5, -1]])
+    softmax = session_softmax(victim._net, sessions, torch.arange(27), torch.zeros(27))
+    penalty = softmax.loss(0.5) - softmax.loss(0.0)
     squares = victim._net.items[[3, 7, 5]].square().sum(1)
     assert penalty.item() == pytest.approx(0.25 * squares.mean().item(), rel=1e-4)
 
@@ -286,7 +231,9 @@ def test_only_the_last_clicks_count(victim: GRU4Rec, small_log: Interactions) ->
     items = np.arange(small_log.n_items)[None, :]
     sequences = np.array([[1, 2, 3, 4, 5], [9, 2, 3, 4, 5], [9, 2, 3, 5, 4]])
     log = Interactions(np.repeat([0, 1, 2], 5), sequences.ravel(), 3, small_log.n_items)
-    reader = GRU4Rec({**SETTINGS, "epochs": 0}).fit(log, np.random.default_rng(0))
+    reader = GRU4Rec({**SETTINGS, "epochs": 0}).fit(
+        log, np.random.default_rng(0), n_new_items=N_NEW
+    )
     reader._set_state(victim.state)
     first, second, swapped = (reader.score(np.array([user]), items) for user in range(3))
     np.testing.assert_array_equal(first, second)
@@ -295,7 +242,9 @@ def test_only_the_last_clicks_count(victim: GRU4Rec, small_log: Interactions) ->
 
 def test_a_user_without_history_gets_the_biases(victim: GRU4Rec) -> None:
     log = Interactions(np.array([1]), np.array([0]), n_users=3, n_items=victim.log.n_items)
-    reader = GRU4Rec({**SETTINGS, "epochs": 0}).fit(log, np.random.default_rng(0))
+    reader = GRU4Rec({**SETTINGS, "epochs": 0}).fit(
+        log, np.random.default_rng(0), n_new_items=N_NEW
+    )
     reader._set_state(victim.state)
     items = np.tile(np.arange(log.n_items), (2, 1))
     scores = reader.score(np.array([0, 2]), items)
@@ -310,31 +259,43 @@ def test_popular_items_have_the_larger_biases(victim: GRU4Rec, small_log: Intera
 # -- fine-tuning and the engine ------------------------------------------------------------------
 
 
+def hostile(log: Interactions, n: int, t: int) -> list[NDArray[np.int64]]:
+    """Return profiles that a recipe made for mixed ones might not survive; shape `(n, t)` each."""
+    rare = np.argsort(log.item_popularity[: log.n_items - N_NEW], kind="stable")[0]
+    popular = np.argmax(log.item_popularity)
+    alternating = np.full((n, t), TARGETS[1])
+    alternating[:, 1::2] = popular
+    return [np.full((n, t), item) for item in (TARGETS[0], rare, popular)] + [alternating]
+
+
 @pytest.mark.parametrize(
     ("n", "t", "changes"),
     [
         (4, 5, {}),
         (4, 5, {"reg": 0.3}),
         (1, 1, {}),
-        (3, 1, {"finetune_replay": 0.0}),
-        (1, 13, {"finetune_replay": 0.5}),
-        (4, 5, {"finetune_batch_size": 100, "finetune_n_negatives": 1}),
-        (2, 3, {"max_length": 1, "finetune_replay": 100.0}),
+        (3, 1, {"dropout": 0.0}),
+        (1, 13, {"finetune_fading": 0.0}),
+        (40, 7, {"epochs": 4, "finetune_fading": 0.5}),
+        (4, 5, {"epochs": 3, "finetune_waypoints": 200, "finetune_anchors": 1}),
+        (4, 5, {"epochs": 5, "new_items_as_negatives": True, "sample_alpha": 0.0}),
+        (2, 3, {"epochs": 5, "max_length": 1, "n_negatives": 1}),
     ],
 )
 def test_compiled_fine_tuning_gives_the_parameters_of_autograd(
-    victim: GRU4Rec, make_lists: MakeLists, n: int, t: int, changes: dict[str, object]
+    small_log: Interactions, make_lists: MakeLists, n: int, t: int, changes: dict[str, object]
 ) -> None:
-    clean = with_settings(victim, **changes)
+    clean = fitted(small_log, **changes)
     engine = clean.engine(make_lists(clean.log, TARGETS))
     assert isinstance(engine, GRU4RecEngine)
-    for profile in (*profiles(clean.log, 2, n, t), np.full((n, t), TARGETS[0])):
+    n_changed = 0
+    for profile in (*profiles(small_log, 2, n, t), *hostile(small_log, n, t)):
         expected = clean.poisoned(profile, 9, "finetune").state
-        found = engine.parameters(profile, 9)
-        assert found.keys() == expected.keys()
-        assert not np.array_equal(expected["bias"], clean.state["bias"])
-        for name, array in expected.items():
-            np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-4, err_msg=name)
+        found = engine.parameters(profile)
+        n_changed += not np.array_equal(expected["bias"], clean.state["bias"])
+        for name, array in found.items():
+            np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-3, err_msg=name)
+    assert n_changed >= 3, n_changed
 
 
 def test_the_engine_counts_as_the_plain_path_does_in_every_shape(
@@ -395,20 +356,18 @@ def test_the_engine_survives_another_shape_seed_and_order(
     engine = victim.engine(make_lists(victim.log, TARGETS))
     batch = profiles(victim.log, 4, 3, 4)
     first = engine.exposure(batch, 1)
-    other_seed = engine.exposure(batch, 2)
     engine.exposure(batch[:, :1], 1)
-    np.testing.assert_array_equal(engine.exposure(batch[::-1], 1), first[::-1])
-    assert not np.array_equal(first, other_seed)
+    np.testing.assert_array_equal(engine.exposure(batch[::-1], 2), first[::-1])
+    assert (first != first[0]).any()
 
 
 def test_a_set_leaves_nothing_behind_for_the_next_on_its_thread(
-    victim: GRU4Rec, make_lists: MakeLists, monkeypatch: pytest.MonkeyPatch
+    small_log: Interactions, make_lists: MakeLists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECATTACK_NUM_THREADS", "1")
-    settings = {"finetune_replay": 0.0, "finetune_n_negatives": 1, "finetune_learning_rate": 0.5}
-    clean = with_settings(victim, **settings)
+    clean = fitted(small_log, epochs=30, learning_rate=0.03)
     engine = clean.engine(make_lists(clean.log, TARGETS))
-    batch = np.array([[[24, 24]], [[26, 25]], [[24, 24]], [[5, 6]]])
+    batch = np.array([[[24] * 4] * 8, [[26, 25] * 2] * 8, [[24] * 4] * 8, [[5, 6] * 2] * 8])
     together = engine.exposure(batch, 1)
     alone = [engine.exposure(profile[None], 1)[0] for profile in batch]
     np.testing.assert_array_equal(together, alone)
@@ -435,7 +394,7 @@ def test_the_engine_equals_the_plain_path_on_real_data(dataset: str) -> None:
     n_items = log.n_items
     log = log.with_catalogue(n_items + 8)
     rng = np.random.default_rng(0)
-    settings = {"epochs": 1, "max_length": 10, "finetune_learning_rate": 0.01}
+    settings = {"epochs": 2, "max_length": 10}
     victim = GRU4Rec(settings).fit(log, rng, n_new_items=8)
     candidates = np.stack(
         [
@@ -470,7 +429,9 @@ def test_the_engine_equals_the_plain_path_on_real_data(dataset: str) -> None:
     [
         ("max_length", 0),
         ("n_negatives", 1.5),
-        ("finetune_n_negatives", 0),
+        ("finetune_anchors", 0),
+        ("finetune_waypoints", 0),
+        ("finetune_fading", 1.1),
         ("sample_alpha", -0.1),
         ("dropout", 1.0),
     ],
