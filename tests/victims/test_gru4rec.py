@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 from recattack_gym.core import ArgumentError, ArtifactError, Interactions
 from recattack_gym.datasets import load
 from recattack_gym.victims import CandidateLists, GRU4Rec
-from recattack_gym.victims.gru4rec import GRU4RecConfig, session_softmax
+from recattack_gym.victims.gru4rec import _pushed_down, _visits, session_softmax
 from recattack_gym.victims.gru4rec_kernel import GRU4RecEngine, exponential, make_contest, plant
-from recattack_gym.victims.gru4rec_run import Rerun, _fades, moved_items
+from recattack_gym.victims.gru4rec_run import _fades, moved_items
 from recattack_gym.victims.gru4rec_sessions import (
     bucketed,
     cut,
     draw_dropout,
     log_weights,
     padded,
-    sampling_table,
 )
 from recattack_gym.victims.kernels import compiled
 
@@ -254,6 +253,188 @@ def test_a_user_without_history_gets_the_biases(victim: GRU4Rec) -> None:
 def test_popular_items_have_the_larger_biases(victim: GRU4Rec, small_log: Interactions) -> None:
     bias, clicks = victim.state["bias"], small_log.item_popularity
     assert bias[np.argsort(-clicks)[:3]].min() > bias[:24][clicks[:24] <= 2].max()
+
+
+# -- the clean run, and going through it again ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "t", "changes"),
+    [
+        (2, 3, {}),
+        (1, 11, {"dropout": 0.3, "batch_size": 4}),
+        (60, 9, {}),  # more fake clicks than genuine ones: the table outgrows its power of two
+        (3, 4, {"new_items_as_negatives": True, "sample_alpha": 1.3}),
+    ],
+)
+def test_a_rerun_has_what_full_retraining_draws(
+    small_log: Interactions, n: int, t: int, changes: dict[str, object]
+) -> None:
+    clean = fitted(small_log, epochs=3, **changes)
+    profile = profiles(small_log, 1, n, t)[0]
+    poisoned = small_log.with_fake_users(profile)
+    table, config = clean._sampling_table(poisoned), clean.config
+    rerun = clean._rerun(small_log, (n, t))
+    visits = list(_visits(poisoned, config, clean._run.seed))
+    assert rerun.steps.tolist() == [visit.step for visit in visits]
+    found = clean._negatives(small_log, profile, rerun, clean._sampling_table(small_log))
+    assert np.isin(found, TARGETS).any()
+    n_fakes = 0
+    for s, visit in enumerate(visits):
+        expected = table.draw(config.n_negatives, clean._run.seed, visit.step)
+        np.testing.assert_array_equal(found[s], expected)
+        assert rerun.n_clicks[s] == visit.lengths.sum()
+        is_fake = visit.starts >= len(small_log)
+        assert rerun.n_genuine[s] == visit.lengths[~is_fake].sum()
+        mine = slice(*rerun.session_indptr[s : s + 2])
+        sessions = zip(rerun.starts[mine], rerun.lengths[mine], strict=True)
+        starts = visit.starts[is_fake] - len(small_log)
+        assert sorted(sessions) == sorted(zip(starts, visit.lengths[is_fake], strict=True))
+        assert (np.diff(rerun.lengths[mine]) <= 0).all()
+        n_fakes += rerun.lengths[mine].sum()
+        d, epoch = config.embedding_size, visit.step >> 32
+        mask = draw_dropout(visit.starts[is_fake], t, d, config.dropout, clean._run.seed, epoch)
+        assert mask is not None
+        for row, start, length in zip(mask, starts, visit.lengths[is_fake], strict=True):
+            np.testing.assert_array_equal(rerun.masks[epoch, start : start + length], row[:length])
+    assert n_fakes == 3 * n * t
+
+
+def test_a_rerun_meets_each_waypoint_and_the_states_of_its_own_steps(
+    small_log: Interactions,
+) -> None:
+    clean = fitted(small_log, epochs=9)
+    rerun = clean._rerun(small_log, (1, 2))
+    shares = np.bincount(rerun.waypoints) / len(rerun.waypoints)
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.05)
+    assert (np.diff(rerun.waypoints) >= 0).all()
+    known = np.isin(rerun.steps, clean._run.steps)
+    assert known.mean() > 0.9
+    np.testing.assert_array_equal(clean._run.steps[rerun.anchors[known]], rerun.steps[known])
+
+
+@pytest.mark.parametrize("fading", [0.0, 0.03, 1.0])
+def test_what_is_summed_up_between_fake_sessions_is_what_happens_step_by_step(
+    fading: float,
+) -> None:
+    has_fakes = np.array([False, True, True, False, False, False, True, False])
+    fades = _fades(has_fakes, 0.1, fading)
+    gradients = np.random.default_rng(0).normal(size=len(has_fakes)) * has_fakes
+    change = moment = 0.0
+    quick = quick_moment = 0.0
+    for step, gradient in enumerate(gradients):
+        moment = 0.9 * moment + 0.1 * gradient
+        change = (1.0 - fading) * change - 0.1 * moment / (1.0 - 0.9 ** (step + 1))
+        if has_fakes[step]:
+            quick_moment = 0.9 * quick_moment + 0.1 * gradient
+            keep, push, pause = fades[step]
+            quick, quick_moment = keep * quick - push * quick_moment, pause * quick_moment
+    assert change != 0.0
+    assert quick == pytest.approx(change, rel=1e-9)
+    assert quick_moment == pytest.approx(moment, rel=1e-9)
+
+
+def test_the_run_keeps_states_of_each_step_and_what_their_softmax_was_divided_by(
+    small_log: Interactions,
+) -> None:
+    clean = fitted(small_log, epochs=1, batch_size=100)  # one step, from the untrained network
+    untrained = fitted(small_log, epochs=0)
+    visit = next(_visits(small_log, clean.config, clean._run.seed))
+    seed, width = clean._run.seed, int(visit.lengths.max()) - 1
+    mask = draw_dropout(visit.starts, width, 8, clean.config.dropout, seed, 0)
+    assert mask is not None
+    drawn = clean._sampling_table(small_log).draw(30, seed, visit.step)
+    probability = clean._sampling_probability(small_log.item_popularity)
+    softmax = session_softmax(
+        untrained._net,
+        torch.from_numpy(padded(small_log.item_ids, visit.starts, visit.lengths)),
+        torch.from_numpy(drawn),
+        torch.from_numpy(log_weights(probability, 30)),
+        mask=torch.from_numpy(mask),
+    )
+    states, totals = softmax.states.detach().numpy(), softmax.log_totals.detach().numpy()
+    assert clean._run.states.shape == (1, 7, 8)
+    for state, total in zip(clean._run.states[0], clean._run.log_totals[0], strict=True):
+        distance = np.abs(states - state).max(axis=1) + np.abs(totals - total)
+        assert distance.min() < 1e-5
+    assert len(np.unique(clean._run.log_totals[0])) > 3
+
+
+def test_what_pushes_an_item_down_is_the_gradient_of_genuine_users_cross_entropy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states, totals = (torch.randn(size, generator=generator) for size in ((5, 4), (5,)))
+    rows, clean = (torch.randn(3, 5, generator=generator) for _ in range(2))
+    added, is_fresh = torch.tensor([0.3, -1.0, 0.5]), torch.tensor([True, True, False])
+    rows.requires_grad_()
+    scores = states @ rows[:, :4].T + rows[:, 4] + added
+    everything = torch.cat([totals[:, None], scores[:, is_fresh]], dim=1)
+    torch.logsumexp(everything, dim=1).sum().backward()
+    assert rows.grad is not None
+    with torch.no_grad():
+        gained, held = _pushed_down(states, totals, rows, clean, is_fresh, added)
+        unmoved, _ = _pushed_down(states, totals, clean, clean, is_fresh, added)
+    np.testing.assert_allclose(gained[:2], rows.grad[:2], rtol=1e-5)
+    assert not held[:2].any()
+    assert held[2].any()
+    assert not unmoved[2].any()
+
+
+def test_items_that_mostly_fake_users_click_move_and_new_ones_start_untrained(
+    small_log: Interactions,
+) -> None:
+    clean = fitted(small_log, epochs=2, new_items_as_negatives=True)  # so the new ones are trained
+    clicks = small_log.item_popularity[:24]
+    rare, popular = np.argmin(np.where(clicks > 0, clicks, clicks.max())), np.argmax(clicks)
+    n = int(clicks[rare])
+    profile = np.array([[24, popular, *[rare] * n], [26] * (n + 2)])
+    moved = moved_items(small_log, profile, clean._run, clean.state["items"])
+    assert moved.items.tolist() == [rare, 24, 26]
+    assert moved.is_fresh.tolist() == [False, True, True]
+    np.testing.assert_allclose(moved.share, [0.5, 1.0, 1.0])
+    untrained = fitted(small_log, epochs=0).state["items"]
+    np.testing.assert_array_equal(moved.first, [np.zeros(8), untrained[24], untrained[26]])
+    assert not np.array_equal(clean.state["items"][24], untrained[24])
+
+
+def test_fine_tuning_follows_full_retraining_and_spares_everything_else() -> None:
+    rng = np.random.default_rng(0)
+    weights = 1.0 / np.arange(1, 61)
+    clicks = rng.choice(60, 8_000, p=weights / weights.sum())
+    users = np.repeat(np.arange(800), 10)
+    log = Interactions(users, 2 * clicks + users % 2, n_users=800, n_items=122)
+    victim = GRU4Rec({"embedding_size": 16, "n_negatives": 64})
+    victim.fit(log, np.random.default_rng(1), n_new_items=2)
+    profile = np.array([[120, 0, 2, 120, 4, 0, 120, 2]] * 8)  # what even users click
+    cheap, full = (victim.poisoned(profile, 0, mode) for mode in ("finetune", "full"))  # type: ignore[arg-type]
+    everyone = np.arange(800)
+    scores = {
+        name: each.score(everyone, np.tile(np.arange(122), (800, 1)))
+        for name, each in (("clean", victim), ("cheap", cheap), ("full", full))
+    }
+    np.testing.assert_array_equal(scores["cheap"][:, :120], scores["clean"][:, :120])
+    np.testing.assert_array_equal(scores["cheap"][:, 121], scores["clean"][:, 121])
+    target = {name: each[:, 120] - each[:, :120].mean(axis=1) for name, each in scores.items()}
+    changes = target["full"] - target["clean"], target["cheap"] - target["clean"]
+    assert np.abs(changes[0]).mean() > 0.3
+    assert np.corrcoef(*changes)[0, 1] > 0.8
+    assert changes[1].std() == pytest.approx(float(changes[0].std()), rel=0.4)
+    assert changes[1].mean() == pytest.approx(float(changes[0].mean()), rel=0.25)
+
+
+def test_the_run_survives_a_file_and_the_seed_of_fine_tuning_decides_nothing(
+    victim: GRU4Rec, tmp_path: Path
+) -> None:
+    victim.save(tmp_path / "victim.npz")
+    loaded = GRU4Rec.load(tmp_path / "victim.npz", victim.log)
+    assert loaded._run.seed == victim._run.seed
+    profile = profiles(victim.log, 1, 3, 4)[0]
+    first, second = (v.poisoned(profile, s, "finetune") for v, s in ((victim, 1), (loaded, 2)))
+    assert first.state.keys() == second.state.keys()
+    for name, array in first.state.items():
+        np.testing.assert_array_equal(second.state[name], array, err_msg=name)
+    past = first.state["past_items"]
+    np.testing.assert_array_equal(past[:, 24:], np.stack([first.state["items"][24:]] * 3))
+    np.testing.assert_array_equal(past[:, :10], victim.state["past_items"][:, :10])
 
 
 # -- fine-tuning and the engine ------------------------------------------------------------------
