@@ -53,8 +53,8 @@ _EPSILON = 1e-8
 class GRU4RecConfig(GradientConfig):
     """Settings of `GRU4Rec`. An example is a session of up to `max_length + 1` clicks.
 
-    Fine-tuning repeats the steps of clean training, so the inherited `finetune_epochs`,
-    `finetune_learning_rate`, `finetune_replay` and `finetune_batch_size` have no effect.
+    Fine-tuning repeats the steps of clean training, so the inherited `finetune_epochs`, `finetune_replay` and
+    `finetune_batch_size` have no effect.
     """
 
     epochs: int = 10
@@ -79,6 +79,8 @@ class GRU4RecConfig(GradientConfig):
     """Share of the input vectors' numbers that clean training drops."""
     reg: float = 0.0
     """L2 penalty on the vectors of a batch's clicks."""
+    finetune_learning_rate: float = 6e-3
+    """Step size of fine-tuning; that of clean training, or fine-tuning does not follow full retraining."""
     finetune_anchors: int = 32
     """Genuine users' states that clean training keeps of each step, for the negatives of fine-tuning."""
     finetune_waypoints: int = 5
@@ -322,7 +324,7 @@ class GRU4Rec(Victim):
                 second_moment = BETA2 * second_moment + (1.0 - BETA2) * (rows.grad + held) ** 2
                 step = first_moment / (1.0 - BETA1 ** (s + 1))
                 step /= (second_moment / (1.0 - BETA2 ** (s + 1))).sqrt() + _EPSILON
-                rows -= config.learning_rate * share[:, None] * step
+                rows -= config.finetune_learning_rate * share[:, None] * step
         with torch.no_grad():
             rows += clean_rows(end) - clean_rows(past, waypoint)
         return rows[:, :-1].detach(), rows[:, -1].detach()
@@ -338,7 +340,7 @@ class GRU4Rec(Victim):
             epochs=config.epochs,
             n_negatives=config.n_negatives,
             dropout=config.dropout,
-            learning_rate=config.learning_rate,
+            learning_rate=config.finetune_learning_rate,
             fading=config.finetune_fading,
         )
 
@@ -378,7 +380,7 @@ class GRU4Rec(Victim):
                 self._negatives(log, profile, rerun, table),
                 self._log_weight(log, profile),
             ),
-            learning_rate=self.config.learning_rate,
+            learning_rate=self.config.finetune_learning_rate,
             reg=self.config.reg,
         )
 

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from recattack_gym.core.errors import ArgumentError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.parallel import over_sets
-from recattack_gym.victims.gru4rec_run import BETA1, BETA2, RECURRENT, CleanRun, Rerun, moved_items
+from recattack_gym.victims.gru4rec_run import RECURRENT, CleanRun, Rerun, moved_items
 from recattack_gym.victims.kernels import check_finite, compiled, is_better
 from recattack_gym.victims.ranking import CandidateLists
+
+BETA1, BETA2 = 0.9, 0.999
+"""Those of `gru4rec_run`, here because the cache of compiled code only knows this file."""
 
 _USERS_AT_ONCE = 256
 """Users whose states advance together in evaluation."""
@@ -747,7 +750,7 @@ class GRU4RecEngine:
         log: The clean log.
         rerun: Finds the fake sessions in full retraining for `(N, T)`.
         sample: Gives, for a profile, what `Rerun.negatives` and `GRU4Rec._log_weight` do.
-        learning_rate: Of clean training.
+        learning_rate: Of fine-tuning.
         reg: Of clean training.
     """
 

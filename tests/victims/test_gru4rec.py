@@ -33,6 +33,7 @@ SETTINGS: dict[str, object] = {
     "max_length": 4,
     "n_negatives": 30,
     "learning_rate": 0.02,
+    "finetune_learning_rate": 0.02,
     "finetune_anchors": 7,
     "finetune_waypoints": 3,
 }
@@ -368,7 +369,7 @@ def test_what_pushes_an_item_down_is_the_gradient_of_genuine_users_cross_entropy
     rows.requires_grad_()
     scores = states @ rows[:, :4].T + rows[:, 4] + added
     everything = torch.cat([totals[:, None], scores[:, is_fresh]], dim=1)
-    torch.logsumexp(everything, dim=1).sum().backward()
+    torch.logsumexp(everything, dim=1).sum().backward()  # type: ignore[no-untyped-call]
     assert rows.grad is not None
     with torch.no_grad():
         gained, held = _pushed_down(states, totals, rows, clean, is_fresh, added)
@@ -387,7 +388,9 @@ def test_items_that_mostly_fake_users_click_move_and_new_ones_start_untrained(
     rare, popular = np.argmin(np.where(clicks > 0, clicks, clicks.max())), np.argmax(clicks)
     n = int(clicks[rare])
     profile = np.array([[24, popular, *[rare] * n], [26] * (n + 2)])
-    moved = moved_items(small_log, profile, clean._run, clean.state["items"])
+    moved = moved_items(
+        small_log, profile, clean._run, np.asarray(clean.state["items"], np.float32)
+    )
     assert moved.items.tolist() == [rare, 24, 26]
     assert moved.is_fresh.tolist() == [False, True, True]
     np.testing.assert_allclose(moved.share, [0.5, 1.0, 1.0])
@@ -405,7 +408,8 @@ def test_fine_tuning_follows_full_retraining_and_spares_everything_else() -> Non
     victim = GRU4Rec({"embedding_size": 16, "n_negatives": 64})
     victim.fit(log, np.random.default_rng(1), n_new_items=2)
     profile = np.array([[120, 0, 2, 120, 4, 0, 120, 2]] * 8)  # what even users click
-    cheap, full = (victim.poisoned(profile, 0, mode) for mode in ("finetune", "full"))  # type: ignore[arg-type]
+    cheap = victim.poisoned(profile, 0, "finetune")
+    full = victim.poisoned(profile, 0, "full")
     everyone = np.arange(800)
     scores = {
         name: each.score(everyone, np.tile(np.arange(122), (800, 1)))
@@ -546,7 +550,7 @@ def test_a_set_leaves_nothing_behind_for_the_next_on_its_thread(
     small_log: Interactions, make_lists: MakeLists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECATTACK_NUM_THREADS", "1")
-    clean = fitted(small_log, epochs=30, learning_rate=0.03)
+    clean = fitted(small_log, epochs=30)
     engine = clean.engine(make_lists(clean.log, TARGETS))
     batch = np.array([[[24] * 4] * 8, [[26, 25] * 2] * 8, [[24] * 4] * 8, [[5, 6] * 2] * 8])
     together = engine.exposure(batch, 1)
