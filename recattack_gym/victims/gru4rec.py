@@ -3,49 +3,59 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.checks import as_count, as_real
-from recattack_gym.core.errors import ArtifactError
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.core.random import (
-    counter_integers,
-    counter_permutation,
-    counter_words,
-    draw_seed,
-    torch_generator,
+from recattack_gym.core.random import counter_integers, draw_seed, torch_generator
+from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim, state_array
+from recattack_gym.victims.gru4rec_run import (
+    BETA1,
+    BETA2,
+    RECURRENT,
+    CleanRun,
+    Moved,
+    Rerun,
+    make_rerun,
+    moved_items,
 )
-from recattack_gym.victims.base import ExposureEngine, GradientConfig, State, Victim
-from recattack_gym.victims.epochs import visit_batches
+from recattack_gym.victims.gru4rec_sessions import (
+    SamplingTable,
+    bucketed,
+    cut,
+    draw_dropout,
+    log_weights,
+    padded,
+    sampling_table,
+)
 from recattack_gym.victims.ranking import CandidateLists
-from recattack_gym.victims.schedule import MAX_TRIES
 
 if TYPE_CHECKING:
     import torch
 
-OFFSET, SESSION_ORDER, SESSION_REPLAY, SESSION_NEGATIVE, DROPOUT = 1 << 21, 17, 18, 19, 20
-"""Streams of the counter-based generator."""
+ANCHOR = 18
+"""Stream of the counter-based generator: which states of a step are kept."""
 
 _SCORED_AT_ONCE = 1024
 """Users whose histories are unrolled together when scoring."""
 
-_RECURRENT = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-"""What torch calls the parts of a recurrent layer."""
-
 _INITIAL_SCALE = 0.1
 """Standard deviation of untrained item vectors."""
 
-_BUCKET = 16
-"""Clean training sorts this many batches at a time by length, so that little is padded."""
+_EPSILON = 1e-8
+"""Adam's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GRU4RecConfig(GradientConfig):
-    """Settings of `GRU4Rec`. An example is a session of up to `max_length + 1` clicks."""
+    """Settings of `GRU4Rec`. An example is a session of up to `max_length + 1` clicks.
+
+    Fine-tuning repeats the steps of clean training, so the inherited `finetune_epochs`, `finetune_replay` and
+    `finetune_batch_size` have no effect.
+    """
 
     epochs: int = 10
     """Passes over the log in clean training and in `retrain="full"`."""
@@ -69,26 +79,27 @@ class GRU4RecConfig(GradientConfig):
     """Share of the input vectors' numbers that clean training drops."""
     reg: float = 0.0
     """L2 penalty on the vectors of a batch's clicks."""
-    finetune_epochs: int = 5
-    """Passes over the fake sessions in `retrain="finetune"`."""
-    finetune_learning_rate: float = 0.03
-    """Step size of fine-tuning, few and large steps.
+    finetune_learning_rate: float = 6e-3
+    """Step size of fine-tuning; that of clean training, or fine-tuning does not follow full retraining."""
+    finetune_anchors: int = 32
+    """Genuine users' states that clean training keeps of each step, for the negatives of fine-tuning."""
+    finetune_waypoints: int = 5
+    """States of clean training that fine-tuning follows, and that the victim keeps beside the last one."""
+    finetune_fading: float = 0.03
+    """Share of what fake sessions have changed in the recurrent weights that is lost with every step.
 
-    Among recipes of this cost, best agreement with full retraining over varied attacks on Steam.
+    It stands for the genuine sessions, which pull the weights back; 1 leaves the weights where clean
+    training had them. Chosen on a platform of the generated log that is not the reported one (seed 7): less
+    gives too few exposures, more too many. On Steam, where genuine steps are many, it changes little.
     """
-    finetune_replay: float = 1.0
-    """Genuine clicks mixed in per fake click in every epoch, as whole sessions."""
-    finetune_batch_size: int = 64
-    """Sessions per gradient step of fine-tuning."""
-    finetune_n_negatives: int = 128
-    """As `n_negatives`, in fine-tuning."""
 
     def __post_init__(self) -> None:
         GradientConfig.__post_init__(self)
-        for name in ("max_length", "n_negatives", "finetune_n_negatives"):
+        for name in ("max_length", "n_negatives", "finetune_anchors", "finetune_waypoints"):
             as_count(name, getattr(self, name))
         as_real("sample_alpha", self.sample_alpha, at_least=0.0)
         as_real("dropout", self.dropout, at_least=0.0, at_most=0.95)
+        as_real("finetune_fading", self.finetune_fading, at_least=0.0, at_most=1.0)
 
 
 class GRU4Rec(Victim):
@@ -107,9 +118,19 @@ class GRU4Rec(Victim):
     Fake sessions leave the cuts, the dropout and nearly all sampled items of clean training as they were;
     batches, which are of like lengths, exchange a few sessions with their neighbours.
 
-    Fine-tuning was fitted to attacks on Steam. It overestimates the plans of `recattack bench table3` there
-    (3.4 times), and on ML-1M and on the generated log it says nothing: Spearman 0.20 and -0.10 with full
-    retraining, 42 and 10 times its RecNum. There use `retrain="full"`.
+    Fine-tuning is full retraining restricted to what the poison decides, along the way that clean training
+    took: the vectors and biases of items that mostly fake users click (`gru4rec_run.moved_items`), above
+    all of new ones, which start untrained. It takes every step of full retraining, with the same fake
+    sessions, dropout and sampled items (`Rerun`). Of the genuine sessions these items only meet the
+    negatives: where one is sampled, a few of the states that genuine users had in that step (`CleanRun`)
+    stand for all of them. Other items are read from the clean run at the nearest waypoint. The recurrent
+    weights get to know the fake sessions, or new items would have to learn alone what the network learns as
+    well; that fades, since genuine sessions pull the weights back. It is for the fake sessions alone: in the
+    end the weights are those of clean training, and so is every score of items that have not moved, unless
+    one that has is in the history. `seed` decides nothing in fine-tuning, as in full retraining.
+
+    What full retraining changes in the recurrent weights for genuine users is left out, and so are genuine
+    clicks on items that move.
 
     Differs from the paper: a session is a piece of a user's sequence of at most `max_length + 1` clicks
     instead of a visit, unrolled as a whole instead of session-parallel; Adam instead of Adagrad; the other
@@ -119,6 +140,7 @@ class GRU4Rec(Victim):
     name = "GRU4Rec"
     config_class = GRU4RecConfig
     config: GRU4RecConfig
+    _run: CleanRun
 
     def _fit(self, log: Interactions, rng: np.random.Generator) -> None:
         import torch
@@ -131,27 +153,29 @@ class GRU4Rec(Victim):
         log_weight = torch.from_numpy(log_weights(probability, config.n_negatives)).to(self.device)
         table = self._sampling_table(log)
         optimizer = _adam(net, config.learning_rate)
+        visits = list(_visits(log, config, seed))
+        recorder = _Recorder(net, optimizer, config, seed, len(visits), self.n_new_items)
         with _one_thread():
-            for epoch in range(config.epochs):
-                starts, lengths = cut(log, config.max_length + 1, seed, epoch)
-                for number, rows in _bucketed(lengths, config.batch_size, seed, epoch):
-                    sessions = _padded(log.item_ids, starts[rows], lengths[rows])
-                    step = (epoch << 32) + number
-                    negatives = table.draw(config.n_negatives, seed, step)
-                    width = max(sessions.shape[1] - 1, 1)
-                    mask = _draw_dropout(starts[rows], width, config, seed, epoch)
-                    loss = session_loss(
-                        net,
-                        torch.from_numpy(sessions).to(self.device),
-                        torch.from_numpy(negatives).to(self.device),
-                        log_weight,
-                        reg=config.reg,
-                        mask=None if mask is None else torch.from_numpy(mask).to(self.device),
-                    )
-                    optimizer.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-                    optimizer.step()
+            for visit in visits:
+                sessions = padded(log.item_ids, visit.starts, visit.lengths)
+                negatives = table.draw(config.n_negatives, seed, visit.step)
+                width = max(sessions.shape[1] - 1, 1)
+                d, epoch = config.embedding_size, visit.step >> 32
+                mask = draw_dropout(visit.starts, width, d, config.dropout, seed, epoch)
+                softmax = session_softmax(
+                    net,
+                    torch.from_numpy(sessions).to(self.device),
+                    torch.from_numpy(negatives).to(self.device),
+                    log_weight,
+                    mask=None if mask is None else torch.from_numpy(mask).to(self.device),
+                )
+                loss = softmax.loss(config.reg)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+                optimizer.step()
+                recorder.step(visit.step, softmax)
         self._net = net
+        self._run = recorder.run()
 
     def _score(
         self, user_ids: NDArray[np.int64], item_ids: NDArray[np.int64]
@@ -178,7 +202,7 @@ class GRU4Rec(Victim):
 
         indptr = self.log.indptr
         lengths = np.minimum(np.diff(indptr)[user_ids], self.config.max_length)
-        history = _padded(self.log.item_ids, indptr[user_ids + 1] - lengths, lengths)
+        history = padded(self.log.item_ids, indptr[user_ids + 1] - lengths, lengths)
         states = torch.zeros(len(user_ids), self.config.embedding_size, device=self.device)
         if history.shape[1]:
             read = np.flatnonzero(lengths)
@@ -191,73 +215,171 @@ class GRU4Rec(Victim):
     def _finetune(self, log: Interactions, profile: NDArray[np.int64], seed: int) -> None:
         import torch
 
-        config = self.config
-        schedule = self._schedule(log, (profile.shape[0], profile.shape[1]), seed)
-        items = schedule.items(profile)
-        optimizer = _adam(self._net, config.finetune_learning_rate)
-        probability = self._sampling_probability(self.log.item_popularity)
-        log_weight = torch.from_numpy(log_weights(probability, config.finetune_n_negatives))
-        for batch in range(len(schedule.batch_indptr) - 1):
-            first, last = schedule.batch_indptr[batch : batch + 2]
-            bounds = schedule.indptr[first : last + 1]
-            sessions = _padded(items, bounds[:-1], np.diff(bounds))
-            loss = session_loss(
-                self._net,
-                torch.from_numpy(sessions).to(self.device),
-                torch.from_numpy(pick(probability, schedule.uniform[batch])).to(self.device),
-                log_weight.to(self.device),
-                reg=config.reg,
-            )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-            optimizer.step()
+        del seed
+        moved = moved_items(log, profile, self._run, _float32(self._parameters()["items"]))
+        rerun = self._rerun(log, (profile.shape[0], profile.shape[1]))
+        if len(moved.items) == 0 or len(rerun.steps) == 0:
+            return
+        vectors, bias = self._trained(log, profile, moved, rerun)
+        with torch.no_grad():
+            places = torch.from_numpy(moved.items).to(self.device)
+            self._net.items[places], self._net.bias[places] = vectors, bias
+        self._run = self._run.after(moved.items, vectors.cpu().numpy(), bias.cpu().numpy())
 
-    def _schedule(
-        self, log: Interactions, profile_shape: tuple[int, int], seed: int
-    ) -> "SessionSchedule":
+    def _trained(
+        self, log: Interactions, profile: NDArray[np.int64], moved: Moved, rerun: Rerun
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Return vectors `(R, d)` and biases `(R,)` of what moves after the steps of full retraining."""
+        import torch
+
+        config, run, device = self.config, self._run, self.device
+        negatives = self._negatives(log, profile, rerun, self._sampling_table(log))
+        log_weight = torch.from_numpy(self._log_weight(log, profile)).to(device)
+        past, roots, end = (
+            {name: torch.as_tensor(array, device=device) for name, array in arrays.items()}
+            for arrays in (run.waypoints, run.roots, self._parameters())
+        )
+        all_states, log_totals = (
+            torch.as_tensor(array, device=device) for array in (run.states, run.log_totals)
+        )
+        items, is_fresh, share = (
+            torch.from_numpy(array).to(device)
+            for array in (moved.items, moved.is_fresh, moved.share)
+        )
+        place_of = np.full(log.n_items, -1)
+        place_of[moved.items] = np.arange(len(items))
+
+        def clean_rows(arrays: dict[str, torch.Tensor], *where: int) -> torch.Tensor:
+            """Return vectors and biases side by side, `(R, d + 1)`, zero for fresh items."""
+            both = [arrays["items"][where], arrays["bias"][where]]
+            rows = torch.cat([both[0][items], both[1][items, None]], dim=1)
+            return rows.masked_fill(is_fresh[:, None], 0.0)
+
+        waypoint = int(rerun.waypoints[0])
+        rows = clean_rows(past, waypoint)
+        rows[:, :-1] += torch.from_numpy(moved.first).to(device)
+        rows.requires_grad_()
+        first_moment, second_moment = torch.zeros_like(rows), torch.zeros_like(rows)
+        net = _network(log.n_items, config.embedding_size, device)
+        gru = dict(net.gru.named_parameters())
+        changed = {name: torch.zeros_like(gru[name]) for name in RECURRENT}
+        moments = {name: torch.zeros_like(gru[name]) for name in RECURRENT}
+        for s in range(len(rerun.steps)):
+            if rerun.waypoints[s] != waypoint:
+                with torch.no_grad():
+                    rows += clean_rows(past, int(rerun.waypoints[s])) - clean_rows(past, waypoint)
+                waypoint = int(rerun.waypoints[s])
+            rows.grad = torch.zeros_like(rows)
+            held = torch.zeros_like(rows)
+            sampled = place_of[negatives[s]]
+            counts = np.bincount(sampled[sampled >= 0], minlength=len(items))
+            pushed = torch.from_numpy(np.flatnonzero(counts)).to(device)
+            states = all_states[rerun.anchors[s]]
+            added = log_weight[items] + torch.from_numpy(counts).to(device).log()
+            with torch.no_grad():
+                share_of_genuine = rerun.n_genuine[s] / (rerun.n_clicks[s] * len(states))
+                gained, pushed_before = _pushed_down(
+                    states,
+                    log_totals[rerun.anchors[s]],
+                    rows[pushed],
+                    clean_rows(past, waypoint)[pushed],
+                    is_fresh[pushed],
+                    added[pushed],
+                )
+                rows.grad[pushed] += share_of_genuine * gained
+                held[pushed] = share_of_genuine * pushed_before
+            first, last = rerun.session_indptr[s : s + 2]
+            if last > first:
+                with torch.no_grad():
+                    for name, weights in gru.items():
+                        weights.copy_(past[name][waypoint] + changed[name])
+                        weights.grad = None
+                starts, lengths = rerun.starts[first:last], rerun.lengths[first:last]
+                sessions = padded(profile.ravel(), starts, lengths)
+                steps = starts[:, None] + np.arange(max(sessions.shape[1] - 1, 1))
+                mask = rerun.masks[rerun.steps[s] >> 32][np.minimum(steps, profile.size - 1)]
+                poisoned = _Network(
+                    items=past["items"][waypoint].index_put((items,), rows[:, :-1]),
+                    bias=past["bias"][waypoint].index_put((items,), rows[:, -1]),
+                    gru=net.gru,
+                )
+                softmax = session_softmax(
+                    poisoned,
+                    torch.from_numpy(sessions).to(device),
+                    torch.from_numpy(negatives[s].astype(np.int64)).to(device),
+                    log_weight,
+                    mask=torch.from_numpy(mask).to(device),
+                )
+                loss = softmax.loss(config.reg) * (lengths.sum() / rerun.n_clicks[s])
+                loss.backward()
+                keep, push, pause = rerun.fades[s]
+                for name, weights in gru.items():
+                    slope = torch.zeros_like(weights) if weights.grad is None else weights.grad
+                    moment = BETA1 * moments[name] + (1.0 - BETA1) * slope
+                    ratio = (moment / (roots[name][waypoint] + _EPSILON)).clamp(-1.0, 1.0)
+                    changed[name] = keep * changed[name] - push * ratio
+                    moments[name] = pause * moment
+            with torch.no_grad():
+                first_moment = BETA1 * first_moment + (1.0 - BETA1) * rows.grad
+                second_moment = BETA2 * second_moment + (1.0 - BETA2) * (rows.grad + held) ** 2
+                step = first_moment / (1.0 - BETA1 ** (s + 1))
+                step /= (second_moment / (1.0 - BETA2 ** (s + 1))).sqrt() + _EPSILON
+                rows -= config.finetune_learning_rate * share[:, None] * step
+        with torch.no_grad():
+            rows += clean_rows(end) - clean_rows(past, waypoint)
+        return rows[:, :-1].detach(), rows[:, -1].detach()
+
+    def _rerun(self, log: Interactions, profile_shape: tuple[int, int]) -> Rerun:
         config = self.config
-        return make_session_schedule(
+        return make_rerun(
             log,
             profile_shape,
-            seed=seed,
+            self._run,
             session_length=config.max_length + 1,
-            epochs=config.finetune_epochs,
-            replay=config.finetune_replay,
-            batch_size=config.finetune_batch_size,
-            n_negatives=config.finetune_n_negatives,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            n_negatives=config.n_negatives,
+            dropout=config.dropout,
+            learning_rate=config.finetune_learning_rate,
+            fading=config.finetune_fading,
         )
+
+    def _negatives(
+        self, log: Interactions, profile: NDArray[np.int64], rerun: Rerun, table: SamplingTable
+    ) -> NDArray[np.int32]:
+        """Return what full retraining samples, shape `(S, n_negatives)`; `table` is of the clean log."""
+        return rerun.negatives(
+            table,
+            log.item_popularity,
+            profile,
+            alpha=self.config.sample_alpha,
+            new_items_as_negatives=self.config.new_items_as_negatives,
+        )
+
+    def _log_weight(self, log: Interactions, profile: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return what full retraining adds to the scores of sampled items, shape `(n_items,)`."""
+        clicks = log.item_popularity + np.bincount(profile.ravel(), minlength=log.n_items)
+        return log_weights(self._sampling_probability(clicks), self.config.n_negatives)
 
     def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine | None:
         if lists.item_ids is None or self.device != "cpu":
             return None
-        from recattack_gym.victims.gru4rec_kernel import (
-            GRU4RecEngine,
-            Parameters,
-            Recurrent,
-            Rows,
-            make_contest,
-        )
+        from recattack_gym.victims.gru4rec_kernel import GRU4RecEngine, make_contest
 
-        def sample(
-            profile: NDArray[np.int64], uniform: NDArray[np.float64]
-        ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-            clicks = lists.log.item_popularity + np.bincount(
-                profile.ravel(), minlength=lists.log.n_items
-            )
-            probability = self._sampling_probability(clicks)
-            return pick(probability, uniform), log_weights(probability, uniform.shape[1])
-
-        state = self._state()
-        clean = Parameters(
-            Recurrent(*(_float32(state[f"{name}_l0"]) for name in _RECURRENT)),
-            Rows(_float32(state["items"]), _float32(state["bias"])),
-        )
-        scores = self.score(np.arange(lists.n_users), lists.item_ids)
+        log = lists.log
+        table = self._sampling_table(log)
         return GRU4RecEngine(
-            clean,
-            make_contest(lists, scores, self.config.max_length),
-            lambda shape, seed: self._schedule(lists.log, shape, seed),
-            sample,
+            {name: _float32(array) for name, array in self._parameters().items()},
+            self._run,
+            make_contest(
+                lists, self.score(np.arange(lists.n_users), lists.item_ids), self.config.max_length
+            ),
+            log,
+            lambda shape: self._rerun(log, shape),
+            lambda profile, rerun: (
+                self._negatives(log, profile, rerun, table),
+                self._log_weight(log, profile),
+            ),
             learning_rate=self.config.finetune_learning_rate,
             reg=self.config.reg,
         )
@@ -269,242 +391,150 @@ class GRU4Rec(Victim):
         probability: NDArray[np.float64] = weight / weight.sum()
         return probability
 
-    def _sampling_table(self, log: Interactions) -> "SamplingTable":
+    def _sampling_table(self, log: Interactions) -> SamplingTable:
         """Return what clean training draws from, with the probabilities of `_sampling_probability`."""
-        by_item = np.argsort(log.item_ids, kind="stable")
-        earlier = np.empty(len(log), dtype=np.int64)  # clicks on the item before this one
-        clicks_before = np.cumsum(log.item_popularity) - log.item_popularity
-        earlier[by_item] = np.arange(len(log)) - clicks_before[log.item_ids[by_item]]
-        everything = self.config.new_items_as_negatives
-        power, first = self.config.sample_alpha, 0.0 if everything else 1.0
-        rises = np.where(earlier > 0, (earlier + 1.0) ** power - earlier**power, first)
-        items = log.item_ids
-        if everything:
-            items = np.concatenate([np.arange(log.n_items), items])
-            rises = np.concatenate([np.ones(log.n_items), rises])
-        return SamplingTable(items, np.cumsum(rises))
+        config = self.config
+        return sampling_table(
+            log, alpha=config.sample_alpha, new_items_as_negatives=config.new_items_as_negatives
+        )
+
+    def _parameters(self) -> State:
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self._net.tensors.items()}
 
     def _state(self) -> State:
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self._net.tensors.items()}
+        return {**self._parameters(), **self._run.as_state()}
 
     def _set_state(self, state: State) -> None:
         import torch
 
         net = _network(self.log.n_items, self.config.embedding_size, self.device)
+        shapes = {name: tuple(tensor.shape) for name, tensor in net.tensors.items()}
         with torch.no_grad():
             for name, tensor in net.tensors.items():
-                shape = tuple(tensor.shape)
-                if name not in state or state[name].shape != shape:
-                    raise ArtifactError(f"the state must have an array {name!r} of shape {shape}")
-                tensor.copy_(torch.from_numpy(np.asarray(state[name], dtype=np.float32)))
+                array = state_array(state, name, shapes[name])
+                tensor.copy_(torch.from_numpy(np.asarray(array, dtype=np.float32)))
+        self._run = CleanRun.from_state(
+            state,
+            shapes,
+            n_waypoints=self.config.finetune_waypoints,
+            n_anchors=self.config.finetune_anchors,
+            n_new_items=self.n_new_items,
+        )
         self._net = net
 
 
-@dataclass(frozen=True, eq=False)
-class SessionSchedule:
-    """The sessions of one fine-tuning run of any profiles of shape `(N, T)`, in training order.
+class _Visit(NamedTuple):
+    """One step of clean training."""
 
-    Attributes:
-        clicks: All sessions one after another: an item id of a replayed session, or `-1 - c` for click
-            `c` of the flattened profile.
-        indptr: Shape `(n_sessions + 1,)`: session `s` is `clicks[indptr[s]:indptr[s + 1]]`.
-        batch_indptr: Shape `(n_batches + 1,)`: batch `b` is the sessions
-            `batch_indptr[b]:batch_indptr[b + 1]`, longest first.
-        uniform: Shape `(n_batches, n_negatives)`, in (0, 1): where the items that stand for the catalogue
-            are picked; which ones these are depends on what the profile makes popular.
-    """
-
-    clicks: NDArray[np.int64]
-    indptr: NDArray[np.int64]
-    batch_indptr: NDArray[np.int64]
-    uniform: NDArray[np.float64]
-
-    def items(self, profile: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Fill in one poison set, shape `(N, T)`; the result has the shape of `clicks`."""
-        items = self.clicks.copy()
-        fake = np.flatnonzero(items < 0)
-        items[fake] = profile.ravel()[-1 - items[fake]]
-        return items
+    step: int
+    """See `CleanRun.steps`."""
+    starts: NDArray[np.int64]
+    """Shape `(B,)`: where its sessions start in the log."""
+    lengths: NDArray[np.int64]
+    """Shape `(B,)`."""
 
 
-def make_session_schedule(
-    log: Interactions,
-    profile_shape: tuple[int, int],
-    *,
-    seed: int,
-    session_length: int,
-    epochs: int,
-    replay: float,
-    batch_size: int,
-    n_negatives: int,
-) -> SessionSchedule:
-    """Lay out a fine-tuning run: in each epoch every fake session once, and replayed genuine ones.
-
-    Args:
-        log: The clean log.
-        profile_shape: `(N, T)`; profiles longer than a session are cut into several.
-        seed: In `[0, 2**63)`.
-        session_length: Clicks of the longest session.
-        epochs: Passes over the fake sessions.
-        replay: Genuine clicks per fake click: sessions are drawn afresh with replacement in each
-            epoch until there are as many clicks; where that reaches `len(log)` every genuine session
-            is used exactly once per epoch.
-        batch_size: Sessions per gradient step; batches do not cross epochs.
-        n_negatives: Items sampled per batch.
-    """
-    n_clicks = profile_shape[0] * profile_shape[1]
-    fake = np.arange(n_clicks)
-    fake_starts = fake[fake % profile_shape[1] % session_length == 0]
-    fake_lengths = np.diff(fake_starts, append=n_clicks)
-    genuine_starts, genuine_lengths = cut(log, session_length)
-    wanted = replay * n_clicks
-    clicks, lengths, n_sessions = [], [], []
-    for epoch in range(epochs):
-        if wanted >= len(log):
-            picked = np.arange(len(genuine_starts))
-        else:
-            counters = (epoch << 32) + np.arange(int(np.ceil(wanted)))
-            picked = counter_integers(seed, SESSION_REPLAY, counters, len(genuine_starts))
-            reached = np.cumsum(genuine_lengths[picked])
-            picked = picked[: np.searchsorted(reached, wanted) + 1] if wanted else picked[:0]
-        starts = np.concatenate([-1 - fake_starts, genuine_starts[picked]])
-        sizes = np.concatenate([fake_lengths, genuine_lengths[picked]])
-        order = counter_permutation(seed, (SESSION_ORDER << 32) + epoch, len(starts))
-        batch = np.arange(len(starts)) // batch_size
-        order = order[np.lexsort((-sizes[order], batch))]
-        for start, size in zip(starts[order], sizes[order], strict=True):
-            if start < 0:
-                clicks.append(start - np.arange(size))
-            else:
-                clicks.append(log.item_ids[start : start + size])
-        lengths.append(sizes[order])
-        n_sessions.append(np.bincount(batch))
-    batches = np.concatenate([np.zeros(1, dtype=np.int64), *n_sessions])
-    n_batches = len(batches) - 1
-    return SessionSchedule(
-        clicks=np.concatenate([np.zeros(0, dtype=np.int64), *clicks]),
-        indptr=np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *lengths])),
-        batch_indptr=np.cumsum(batches),
-        uniform=_draw_uniform(n_batches * n_negatives, seed, 0).reshape(n_batches, n_negatives),
-    )
+def _visits(log: Interactions, config: GRU4RecConfig, seed: int) -> Iterator[_Visit]:
+    for epoch in range(config.epochs):
+        starts, lengths = cut(log, config.max_length + 1, seed, epoch)
+        for number, rows in bucketed(lengths, config.batch_size, seed, epoch):
+            yield _Visit((epoch << 32) + number, starts[rows], lengths[rows])
 
 
-def cut(
-    log: Interactions, session_length: int, seed: int = 0, epoch: int | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut every user's sequence into sessions; return where they start in the log, and their lengths.
+class _Recorder:
+    """Keeps what `CleanRun` needs while `net` is trained."""
 
-    Cuts are counted from the end of each sequence, so that the last session is the one that is read when
-    scoring; with an epoch, longer sequences are cut at places that differ from epoch to epoch.
-    """
-    sizes = np.diff(log.indptr)
-    shift = -sizes % session_length
-    if epoch is not None:
-        users = np.arange(log.n_users) + (epoch << 32)
-        drawn = counter_integers(seed, OFFSET, users, session_length)
-        shift = np.where(sizes > session_length, drawn, shift)
-    places = np.arange(len(log)) - log.indptr[log.user_ids] + shift[log.user_ids]
-    is_start = (places % session_length == 0) | (np.diff(log.user_ids, prepend=-1) != 0)
-    starts = np.flatnonzero(is_start)
-    return starts, np.diff(starts, append=len(log))
+    def __init__(
+        self,
+        net: "_Network",
+        optimizer: "torch.optim.Adam",
+        config: GRU4RecConfig,
+        seed: int,
+        n_steps: int,
+        n_new_items: int,
+    ) -> None:
+        self._net, self._optimizer, self._config, self._seed = net, optimizer, config, seed
+        n_waypoints, d = config.finetune_waypoints, config.embedding_size
+        # in the middle of each of W equal parts
+        self._halts = [int((w + 0.5) * n_steps / n_waypoints) for w in range(n_waypoints)]
+        self._steps = np.empty(n_steps, dtype=np.int64)
+        self._states = np.empty((n_steps, config.finetune_anchors, d), dtype=np.float32)
+        self._log_totals = np.empty((n_steps, config.finetune_anchors), dtype=np.float32)
+        start = {name: tensor.detach().cpu().numpy() for name, tensor in net.tensors.items()}
+        self._first_items = start["items"][len(start["items"]) - n_new_items :].copy()
+        self._waypoints = {name: np.stack([array] * n_waypoints) for name, array in start.items()}
+        self._roots = {name: np.ones_like(self._waypoints[name]) for name in RECURRENT}
+        self._n = 0
 
+    def step(self, step: int, softmax: "Softmax") -> None:
+        """Take notes after a step of `optimizer`."""
+        import torch
 
-def _bucketed(
-    lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield batches of sessions in random order, with sessions of like length together.
+        n = self._n
+        counters = (n << 16) + np.arange(self._states.shape[1])
+        picked = counter_integers(self._seed, ANCHOR, counters, len(softmax.states))
+        with torch.no_grad():
+            places = torch.from_numpy(picked).to(softmax.states.device)
+            self._states[n] = softmax.states[places].cpu().numpy()
+            self._log_totals[n] = softmax.log_totals[places].cpu().numpy()
+        self._steps[n] = step
+        for waypoint in (w for w, halt in enumerate(self._halts) if halt == n):
+            for name, tensor in self._net.tensors.items():
+                self._waypoints[name][waypoint] = tensor.detach().cpu().numpy()
+                if name in RECURRENT:
+                    second = self._optimizer.state[tensor]["exp_avg_sq"].cpu().numpy()
+                    self._roots[name][waypoint] = np.sqrt(second / (1.0 - BETA2 ** (n + 1)))
+        self._n += 1
 
-    A batch comes with a number that it keeps if sessions are added; then its first and its last sessions
-    may change places with the neighbouring batches of like lengths.
-    """
-    order, groups = visit_batches(seed, epoch, len(lengths), batch_size * _BUCKET)
-    batches: dict[int, NDArray[np.int64]] = {}
-    for group, (start, end) in enumerate(pairwise(groups)):
-        rows = order[start:end]
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
-        n_batches = max(1, round(len(rows) / batch_size))
-        bounds = np.arange(n_batches + 1) * len(rows) // n_batches
-        for b, (first, last) in enumerate(pairwise(bounds)):
-            batches[(group << 12) + b] = rows[first:last]
-    numbers = np.array(list(batches))
-    words = counter_words(seed, (SESSION_ORDER << 32) + epoch, numbers)
-    return ((number, batches[number]) for number in numbers[np.argsort(words)].tolist())
-
-
-@dataclass(frozen=True, eq=False)
-class SamplingTable:
-    """Draws items in proportion to a power of their clicks, such that added clicks change few draws.
-
-    Every click adds what the power rises by, in the order of the log. Draws are places below a power
-    of two, again until they lie in the table: so clicks at its end take nothing but places that would
-    have been drawn again, unless the table outgrows the power of two.
-
-    Attributes:
-        items: Shape `(n_entries,)`.
-        ends: Shape `(n_entries,)`: entry `e` has the places from `ends[e - 1]` to `ends[e]`.
-    """
-
-    items: NDArray[np.int64]
-    ends: NDArray[np.float64]
-
-    def draw(self, n: int, seed: int, step: int) -> NDArray[np.int64]:
-        """Draw the `n` items of a step."""
-        size = 2.0 ** np.ceil(np.log2(self.ends[-1]))
-        places = np.full(n, np.inf)
-        attempt = 0
-        while (again := np.flatnonzero(places >= self.ends[-1])).size:
-            counters = (step * MAX_TRIES + attempt) * n + again
-            words = counter_words(seed, SESSION_NEGATIVE << 32, counters) >> np.uint64(11)
-            places[again] = words.astype(np.float64) * (size * 2.0**-53)
-            attempt += 1
-        return self.items[np.searchsorted(self.ends, places, side="right")]
-
-
-def _draw_dropout(
-    starts: NDArray[np.int64], width: int, config: GRU4RecConfig, seed: int, epoch: int
-) -> NDArray[np.float32] | None:
-    """Draw what the inputs of sessions are multiplied by, click by click; shape `(B, width, d)`."""
-    if not config.dropout:
-        return None
-    d = config.embedding_size
-    n_words = -(-d // 4)  # a word has four draws
-    clicks = starts[:, None, None] + np.arange(width)[:, None]
-    counters = clicks * n_words + np.arange(n_words)
-    draws = counter_words(seed, (DROPOUT << 32) + epoch, counters).view(np.uint16)[:, :, :d]
-    is_kept = draws >= round(config.dropout * 2**16)
-    return is_kept * np.float32(1.0 / (1.0 - config.dropout))
-
-
-def _padded(
-    item_ids: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return the slices of `item_ids` as rows, filled up with -1; shape `(n, longest)`."""
-    columns = np.arange(lengths.max(initial=0))
-    places = np.minimum(starts[:, None] + columns, len(item_ids) - 1)
-    return np.where(columns < lengths[:, None], item_ids[places], -1)
+    def run(self) -> CleanRun:
+        """Return what has been recorded."""
+        return CleanRun(
+            self._seed,
+            self._steps,
+            self._states,
+            self._log_totals,
+            self._waypoints,
+            self._roots,
+            self._first_items,
+        )
 
 
 def _float32(array: NDArray[np.float32 | np.float64 | np.int64]) -> NDArray[np.float32]:
     return np.array(array, dtype=np.float32, order="C")
 
 
-def pick(probability: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the items at these places, in (0, 1), of the cumulative distribution; same shape."""
-    below = np.cumsum(probability)
-    items: NDArray[np.int64] = np.searchsorted(below, uniform * below[-1], side="right")
-    return items
+def _pushed_down(
+    states: "torch.Tensor",
+    log_totals: "torch.Tensor",
+    rows: "torch.Tensor",
+    clean: "torch.Tensor",
+    is_fresh: "torch.Tensor",
+    added: "torch.Tensor",
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return gradients of genuine clicks' cross-entropy, summed, in the rows of R sampled items.
 
+    An item that has genuine clicks has met such gradients in the clean run, which it follows. The first
+    result is what it meets in addition, the second what it met there (0 for fresh items), `(R, d + 1)` each.
+    Adam divides by the size of both: by the first alone, rounding would become whole steps.
 
-def log_weights(probability: NDArray[np.float64], n_negatives: int) -> NDArray[np.float32]:
-    """Return minus the log of how often each item is expected in a sample; 0 if never."""
-    expected = np.where(probability > 0.0, n_negatives * probability, 1.0)
-    return -np.log(expected).astype(np.float32)
+    Args:
+        states: Shape `(K, d)`.
+        log_totals: Logs of the sums over all that was sampled in clean training, shape `(K,)`.
+        rows: Vectors and biases, shape `(R, d + 1)`.
+        clean: What these are in the clean run.
+        is_fresh: Whether clean training did not sample the item, shape `(R,)`.
+        added: To the scores, shape `(R,)`.
+    """
+    import torch
 
-
-def _draw_uniform(n_draws: int, seed: int, step: int) -> NDArray[np.float64]:
-    counters = step * n_draws + np.arange(n_draws)
-    drawn = counter_integers(seed, SESSION_NEGATIVE, counters, 2**31).astype(np.float64)
-    return (drawn + 0.5) * 2.0**-31
+    ones = torch.ones(len(states), 1, device=states.device)
+    inputs = torch.cat([states, ones], dim=1)  # (K, d + 1)
+    scores = inputs @ rows.T + added  # (K, R)
+    fresh = scores.masked_fill(~is_fresh, -torch.inf)
+    totals = torch.logsumexp(torch.cat([log_totals[:, None], fresh], dim=1), dim=1, keepdim=True)
+    shares = torch.exp(scores - totals)
+    held = torch.exp(inputs @ clean.T + added - totals).masked_fill(is_fresh, 0.0)
+    return (shares - held).T @ inputs, held.T @ inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -552,16 +582,39 @@ def _adam(net: _Network, learning_rate: float) -> "torch.optim.Adam":
     return torch.optim.Adam(net.tensors.values(), lr=learning_rate, fused=True)
 
 
-def session_loss(
+class Softmax(NamedTuple):
+    """What a batch of sessions leads to; S is the number of its clicks."""
+
+    vectors: "torch.Tensor"
+    """Of the clicks, shape `(S, d)`."""
+    states: "torch.Tensor"
+    """Before each click, shape `(S, d)`."""
+    scores: "torch.Tensor"
+    """Of the clicked items, shape `(S,)`."""
+    log_totals: "torch.Tensor"
+    """Logs of the sums over the clicked and all sampled items, shape `(S,)`."""
+
+    def loss(self, reg: float) -> "torch.Tensor":
+        """Return the mean cross-entropy of every click given the session's earlier clicks.
+
+        Args:
+            reg: Weight of half the mean squared norm of the clicks' vectors.
+        """
+        loss: torch.Tensor = (self.log_totals - self.scores).mean()
+        if reg:
+            loss = loss + 0.5 * reg * self.vectors.square().sum(1).mean()
+        return loss
+
+
+def session_softmax(
     net: _Network,
     sessions: "torch.Tensor",
     negatives: "torch.Tensor",
     log_weight: "torch.Tensor",
     *,
-    reg: float,
     mask: "torch.Tensor | None" = None,
-) -> "torch.Tensor":
-    """Return the mean cross-entropy of every click given the session's earlier clicks.
+) -> Softmax:
+    """Read sessions and score their clicks.
 
     Args:
         net: From `_network`.
@@ -569,7 +622,6 @@ def session_loss(
         negatives: Items that stand for the catalogue, shape `(n_negatives,)`; a click's own item does
             not count among them.
         log_weight: Added to the scores of sampled items, shape `(n_items,)`.
-        reg: Weight of half the mean squared norm of the clicks' vectors.
         mask: What the input vectors are multiplied by, shape `(B, W - 1, d)`.
     """
     import torch
@@ -586,11 +638,8 @@ def session_loss(
     own = (states * clicks[is_click]).sum(1) + net.bias[targets]
     others = states @ net.items[negatives].T + (net.bias + log_weight)[negatives]
     others = others.masked_fill(negatives == targets[:, None], -torch.inf)
-    all_scores = torch.cat([own[:, None], others], dim=1)
-    loss: torch.Tensor = (torch.logsumexp(all_scores, dim=1) - own).mean()
-    if reg:
-        loss = loss + 0.5 * reg * clicks[is_click].square().sum(1).mean()
-    return loss
+    log_totals = torch.logsumexp(torch.cat([own[:, None], others], dim=1), dim=1)
+    return Softmax(clicks[is_click], states, own, log_totals)
 
 
 @contextmanager

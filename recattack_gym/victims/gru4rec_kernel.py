@@ -1,34 +1,39 @@
 """Compiled fine-tuning and evaluation of GRU4Rec; the fast twin of `GRU4Rec._finetune` + ranking.
 
-A poisoned set moves the recurrent weights, so every user's state has to be computed again, and nothing
-of it can be shared by sets. What is saved: item vectors are multiplied by the input weights once per item
-instead of once per click; histories with the same beginning share its states, and none is padded; the
-first click needs no product, since the state before it is zero; the gates are one vectorised pass;
-candidates are compared in the order of their clean scores until `k` of them beat the best target.
-Training moves the recurrent weights and the rows of clicked and sampled items only, which is what a
-dense Adam would do.
+Only the rows of few items move, and only where they are sampled or in fake sessions, so most of a step's
+work is skipped; the recurrent weights are written where there are fake sessions, and what happens to them
+in between is one multiplication (`Rerun.fades`). Users' states are those of the clean victim, computed
+once, unless an item moves that is in somebody's history. Then item vectors are multiplied by the input
+weights once per item instead of once per click, and histories with the same beginning share its states, and
+none is padded. Candidates are compared in the order of their clean scores until `k` of them beat the best
+target.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.errors import ArgumentError
+from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.parallel import over_sets
-from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, is_better
+from recattack_gym.victims.gru4rec_run import RECURRENT, CleanRun, Rerun, moved_items
+from recattack_gym.victims.kernels import check_finite, compiled, is_better
 from recattack_gym.victims.ranking import CandidateLists
 
-if TYPE_CHECKING:
-    from recattack_gym.victims.gru4rec import SessionSchedule
+BETA1, BETA2 = 0.9, 0.999
+"""Those of `gru4rec_run`, here because the cache of compiled code only knows this file."""
 
 _USERS_AT_ONCE = 256
 """Users whose states advance together in evaluation."""
 
 
 class Recurrent(NamedTuple):
-    """The recurrent weights, gates in the order reset, update, new; float32, C order."""
+    """The recurrent weights, gates in the order reset, update, new; float32, C order.
+
+    Where there is one set of weights per waypoint, all shapes have W in front.
+    """
 
     w_in: NDArray[np.float32]
     """Shape `(3 d, d)`."""
@@ -40,29 +45,65 @@ class Recurrent(NamedTuple):
     """Shape `(3 d,)`."""
 
 
-class Rows(NamedTuple):
-    """Touched items' parameters, numbered by first touch."""
+class Course(NamedTuple):
+    """What all poison sets of a shape have in common: `Rerun` and `CleanRun` as arrays."""
 
+    epochs: NDArray[np.int64]
+    """Shape `(S,)`."""
+    anchors: NDArray[np.int64]
+    """Shape `(S,)`; from here on see `Rerun`."""
+    waypoints: NDArray[np.int64]
+    n_clicks: NDArray[np.int64]
+    n_genuine: NDArray[np.int64]
+    session_indptr: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    masks: NDArray[np.float32]
+    fades: NDArray[np.float64]
+    states: NDArray[np.float32]
+    """Shape `(steps of the clean run, K, d)`; see `CleanRun`."""
+    log_totals: NDArray[np.float32]
+    """Shape `(steps of the clean run, K)`."""
     vectors: NDArray[np.float32]
-    """Shape `(R, d)`."""
+    """Shape `(W, n_items, d)`."""
     bias: NDArray[np.float32]
+    """Shape `(W, n_items)`."""
+    weights: Recurrent
+    """At the waypoints."""
+    roots: Recurrent
+    """At the waypoints."""
+
+
+class Moving(NamedTuple):
+    """The R items that one poison set moves, a row having the vector and the bias, and what it samples."""
+
+    rows: NDArray[np.float32]
+    """Shape `(R, d + 1)`: trained; the next four likewise."""
+    slope: NDArray[np.float32]
+    held: NDArray[np.float32]
+    """What to add to the slope to have the whole gradient; the clean run has that part."""
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+    clean: NDArray[np.float32]
+    """Shape `(W, R, d + 1)`: rows of the clean run, 0 for fresh items."""
+    is_fresh: NDArray[np.bool_]
     """Shape `(R,)`."""
-
-
-class Parameters(NamedTuple):
-    """What is trained, or arrays of the same shapes (gradient, moments)."""
-
-    recurrent: Recurrent
-    rows: Rows
-
-
-class Sessions(NamedTuple):
-    """A `SessionSchedule` in compact types."""
-
-    clicks: NDArray[np.int32]
-    indptr: NDArray[np.int64]
-    batch_indptr: NDArray[np.int64]
-    uniform: NDArray[np.float64]
+    share: NDArray[np.float32]
+    """Shape `(R,)`."""
+    items: NDArray[np.int64]
+    """Shape `(R,)`."""
+    place_of: NDArray[np.int32]
+    """Shape `(n_items,)`: which row an item has, or -1."""
+    scores: NDArray[np.float32]
+    """Shape `(R, K)`, scratch."""
+    counts: NDArray[np.int64]
+    """Shape `(R,)`, scratch: how often each item is sampled in a step."""
+    negatives: NDArray[np.int32]
+    """Shape `(S, n_negatives)`."""
+    log_weight: NDArray[np.float32]
+    """Shape `(n_items,)`: added to the scores of sampled items."""
+    clicks: NDArray[np.int64]
+    """Shape `(N * T,)`: the profile."""
 
 
 class Forest(NamedTuple):
@@ -102,14 +143,18 @@ class Contest(NamedTuple):
 
 
 class Tape(NamedTuple):
-    """What one training step remembers of its S clicks, packed step by step, longest session first."""
+    """What one training step remembers of its S fake clicks, by place in the session, longest first."""
 
-    rows: NDArray[np.int64]
-    """Shape `(S,)`: which touched item each click is on."""
+    items: NDArray[np.int64]
+    """Shape `(S,)`: which item each click is on."""
+    places: NDArray[np.int64]
+    """Shape `(S,)`: which click of the profile it is."""
     offset: NDArray[np.int64]
-    """Shape `(longest session + 1,)`: the clicks at step `t` are `offset[t]:offset[t + 1]`."""
+    """Shape `(longest session + 1,)`: the clicks at place `t` are `offset[t]:offset[t + 1]`."""
     clicks: NDArray[np.float32]
     """Shape `(S, d)`: their vectors."""
+    inputs: NDArray[np.float32]
+    """Shape `(S, d)`: what is left of them after dropout."""
     states: NDArray[np.float32]
     """Shape `(S, d)`: the state before each click."""
     from_click: NDArray[np.float32]
@@ -122,41 +167,25 @@ class Tape(NamedTuple):
     """Shape `(S, d)`: what a product is written to before it is added."""
     d_states: NDArray[np.float32]
     """Shape `(S, d)`."""
-    d_clicks: NDArray[np.float32]
-    """Shape `(S, d)`."""
-    d_own: NDArray[np.float32]
-    """Shape `(S,)`: gradient in the score of the clicked item."""
     scores: NDArray[np.float32]
     """Shape `(S, n_negatives)`."""
     others: NDArray[np.float32]
     """Shape `(n_negatives, d)`: vectors of the sampled items."""
-    d_others: NDArray[np.float32]
-    """Shape `(n_negatives, d)`."""
     other_bias: NDArray[np.float32]
-    """Shape `(n_negatives,)`: bias and weight of the sampled items; on the way back, a gradient."""
+    """Shape `(n_negatives,)`: bias and weight of the sampled items."""
 
 
 class Workspace(NamedTuple):
     """Buffers of one thread."""
 
-    current: Parameters
-    gradient: Parameters
-    """Zero between steps."""
-    first: Parameters
-    second: Parameters
+    weights: Recurrent
+    """Of the clean run, as far as fake sessions have changed them."""
+    slope: Recurrent
+    changed: Recurrent
+    """What fake sessions have changed."""
+    moments: Recurrent
+    """Adam's first moments of their gradient."""
     tape: Tape
-    touched: NDArray[np.int64]
-    """Shape `(R,)`: item ids by row number."""
-    row_of: NDArray[np.int32]
-    """Shape `(n_items,)`: the inverse while rows are numbered, else -1."""
-    click_rows: NDArray[np.int32]
-    """Shape of `Sessions.clicks`."""
-    negative_rows: NDArray[np.int32]
-    """Shape of `Sessions.uniform`."""
-    log_weight: NDArray[np.float32]
-    """Shape of `Sessions.uniform`: what is added to the scores of the sampled items."""
-    n_rows: NDArray[np.int64]
-    """Shape `(n_batches,)`: rows touched by the end of each batch."""
 
 
 class Table(NamedTuple):
@@ -235,72 +264,172 @@ def _advance(
 
 
 @compiled
-def train(sessions: Sessions, work: Workspace, learning_rate: float, reg: float) -> None:
-    """Run the schedule on a workspace that `start` has made ready.
+def train(
+    course: Course, moving: Moving, work: Workspace, learning_rate: float, reg: float
+) -> None:
+    """Take all steps of full retraining for the items that move.
 
     Args:
-        sessions: The schedule.
-        work: Numbered and filled by `GRU4RecEngine._finetune`; `work.current` is trained.
+        course: The steps.
+        moving: Rows as they start; `moving.rows` is trained and ends at the last waypoint.
+        work: `changed` and `moments` zero.
         learning_rate: Adam's.
         reg: L2 penalty on the vectors of a batch's clicks.
     """
-    tape, slope = work.tape, work.gradient.rows.vectors
-    for batch in range(len(sessions.batch_indptr) - 1):
-        n_steps = _pack(sessions, batch, work)
-        _forward(work, n_steps)
-        _softmax(batch, work, n_steps)
-        _backward(work, n_steps)
-        n_clicks = tape.offset[n_steps]
-        shrink = np.float32(reg) / np.float32(n_clicks)
-        for c in range(n_clicks):
-            row = tape.rows[c]
-            for j in range(slope.shape[1]):
-                slope[row, j] += tape.d_clicks[c, j] + shrink * tape.clicks[c, j]
-        _adam(work, work.n_rows[batch], learning_rate, batch + 1)
+    n_rows, width = moving.rows.shape
+    waypoint = course.waypoints[0]
+    for s in range(len(course.waypoints)):
+        after = course.waypoints[s]
+        if after != waypoint:
+            for r in range(n_rows):
+                for x in range(width):
+                    moving.rows[r, x] += moving.clean[after, r, x] - moving.clean[waypoint, r, x]
+            waypoint = after
+        _push_down(course, moving, s)
+        if course.session_indptr[s + 1] > course.session_indptr[s]:
+            _read_sessions(course, moving, work, s, reg)
+        for r in range(n_rows):
+            rate = learning_rate * moving.share[r]
+            _adam(moving, r, rate, s + 1)
 
 
 @compiled
-def number_rows(
-    sessions: Sessions, profile: NDArray[np.int64], negatives: NDArray[np.int64], work: Workspace
-) -> int:
-    """Number the items that one poison set touches, by first touch.
-
-    Args:
-        sessions: The schedule.
-        profile: Shape `(N, T)`.
-        negatives: The sampled items, shape of `Sessions.uniform`.
-        work: `touched`, `n_rows` and the rows of clicks and negatives are written.
-
-    Returns:
-        How many there are.
-    """
-    profile_size = profile.shape[1]
-    n = 0
-    for batch in range(len(sessions.batch_indptr) - 1):
-        start = sessions.indptr[sessions.batch_indptr[batch]]
-        for c in range(start, sessions.indptr[sessions.batch_indptr[batch + 1]]):
-            item = np.int64(sessions.clicks[c])
-            if item < 0:
-                item = profile[(-1 - item) // profile_size, (-1 - item) % profile_size]
-            n = _touch(item, n, work)
-            work.click_rows[c] = work.row_of[item]
-        for j in range(negatives.shape[1]):
-            item = negatives[batch, j]
-            n = _touch(item, n, work)
-            work.negative_rows[batch, j] = work.row_of[item]
-        work.n_rows[batch] = n
-    for row in range(n):
-        work.row_of[work.touched[row]] = -1
-    return n
+def _adam(moving: Moving, r: int, learning_rate: float, step: int) -> None:
+    """Take a step with one row, in the form of `adam_rows`; clears its gradients."""
+    row, slope, held = moving.rows[r], moving.slope[r], moving.held[r]
+    first, second = moving.first[r], moving.second[r]
+    beta1, beta2 = np.float32(BETA1), np.float32(BETA2)
+    rest1, rest2 = np.float32(1.0 - BETA1), np.float32(1.0 - BETA2)
+    rate = np.float32(learning_rate / (1.0 - BETA1**step))
+    unbias = np.float32(1.0 / np.sqrt(1.0 - BETA2**step))
+    epsilon, zero = np.float32(1e-8), np.float32(0.0)
+    for x in range(len(row)):
+        whole = slope[x] + held[x]
+        first[x] = beta1 * first[x] + rest1 * slope[x]
+        second[x] = beta2 * second[x] + rest2 * whole * whole
+        row[x] -= rate * first[x] / (np.sqrt(second[x]) * unbias + epsilon)
+        slope[x], held[x] = zero, zero
 
 
 @compiled
-def _touch(item: np.int64, n: int, work: Workspace) -> int:
-    if work.row_of[item] >= 0:
-        return n
-    work.row_of[item] = n
-    work.touched[n] = item
-    return n + 1
+def _push_down(course: Course, moving: Moving, s: int) -> None:
+    """Add the gradient that genuine clicks have in the rows that are sampled in a step."""
+    counts = moving.counts
+    n_rows, d = len(counts), moving.rows.shape[1] - 1
+    counts.fill(0)
+    n_hits = 0
+    for item in moving.negatives[s]:
+        place = moving.place_of[item]
+        if place >= 0:
+            counts[place] += 1
+            n_hits += 1
+    if n_hits == 0:
+        return
+    anchor = course.anchors[s]
+    n_anchors = course.states.shape[1]
+    weight = np.float32(course.n_genuine[s] / (course.n_clicks[s] * n_anchors))
+    waypoint = course.waypoints[s]
+    for a in range(n_anchors):
+        state = course.states[anchor, a]
+        top = course.log_totals[anchor, a]
+        for r in range(n_rows):
+            if counts[r] == 0:
+                continue
+            added = moving.log_weight[moving.items[r]] + np.float32(np.log(counts[r]))
+            moving.scores[r, a] = _row_score(moving.rows[r], state) + added
+            if moving.is_fresh[r]:
+                top = max(top, moving.scores[r, a])
+        total = np.exp(course.log_totals[anchor, a] - top)
+        for r in range(n_rows):
+            if counts[r] > 0 and moving.is_fresh[r]:
+                total += np.exp(moving.scores[r, a] - top)
+        log_total = top + np.log(total)
+        for r in range(n_rows):
+            if counts[r] == 0:
+                continue
+            whole = weight * np.exp(moving.scores[r, a] - log_total)
+            held = np.float32(0.0)
+            if not moving.is_fresh[r]:
+                added = moving.log_weight[moving.items[r]] + np.float32(np.log(counts[r]))
+                score = _row_score(moving.clean[waypoint, r], state) + added
+                held = weight * np.exp(score - log_total)
+            for j in range(d):
+                moving.slope[r, j] += (whole - held) * state[j]
+                moving.held[r, j] += held * state[j]
+            moving.slope[r, d] += whole - held
+            moving.held[r, d] += held
+
+
+@compiled
+def _row_score(row: NDArray[np.float32], state: NDArray[np.float32]) -> np.float32:
+    score = row[len(state)]
+    for j in range(len(state)):
+        score += state[j] * row[j]
+    return np.float32(score)
+
+
+@compiled
+def _read_sessions(course: Course, moving: Moving, work: Workspace, s: int, reg: float) -> None:
+    """Add the gradient of a step's fake sessions, and take it into the recurrent weights."""
+    tape, waypoint = work.tape, course.waypoints[s]
+    for now, then, changed in (
+        (work.weights.w_in, course.weights.w_in, work.changed.w_in),
+        (work.weights.w_state, course.weights.w_state, work.changed.w_state),
+    ):
+        _add(then[waypoint].ravel(), changed.ravel(), now.ravel())
+    _add(course.weights.b_in[waypoint], work.changed.b_in, work.weights.b_in)
+    _add(course.weights.b_state[waypoint], work.changed.b_state, work.weights.b_state)
+    n_steps = _pack(course, moving, tape, s)
+    _forward(work, n_steps)
+    _softmax(course, moving, tape, s, n_steps)
+    _backward(course, moving, work, s, n_steps)
+    n_clicks = tape.offset[n_steps]
+    shrink = np.float32(reg / course.n_clicks[s])
+    d = tape.clicks.shape[1]
+    for c in range(n_clicks):
+        place = moving.place_of[tape.items[c]]
+        if place >= 0:
+            for j in range(d):
+                moving.slope[place, j] += shrink * tape.clicks[c, j]
+    fades = course.fades[s]
+    for change, moment, slope, root in (
+        (work.changed.w_in, work.moments.w_in, work.slope.w_in, course.roots.w_in),
+        (work.changed.w_state, work.moments.w_state, work.slope.w_state, course.roots.w_state),
+    ):
+        _fade(change.ravel(), moment.ravel(), slope.ravel(), root[waypoint].ravel(), fades)
+    for change1, moment1, slope1, root1 in (
+        (work.changed.b_in, work.moments.b_in, work.slope.b_in, course.roots.b_in),
+        (work.changed.b_state, work.moments.b_state, work.slope.b_state, course.roots.b_state),
+    ):
+        _fade(change1, moment1, slope1, root1[waypoint], fades)
+
+
+@compiled
+def _add(
+    first: NDArray[np.float32], second: NDArray[np.float32], total: NDArray[np.float32]
+) -> None:
+    for x in range(len(total)):
+        total[x] = first[x] + second[x]
+
+
+@compiled
+def _fade(
+    changed: NDArray[np.float32],
+    moments: NDArray[np.float32],
+    slope: NDArray[np.float32],
+    roots: NDArray[np.float32],
+    fades: NDArray[np.float64],
+) -> None:
+    """Take a gradient in and go on to the next step with fake sessions; clears the gradient."""
+    keep, push, pause = np.float32(fades[0]), np.float32(fades[1]), np.float32(fades[2])
+    beta, rest = np.float32(BETA1), np.float32(1.0 - BETA1)
+    one, epsilon = np.float32(1.0), np.float32(1e-8)
+    for x in range(len(changed)):
+        moment = beta * moments[x] + rest * slope[x]
+        ratio = min(max(moment / (roots[x] + epsilon), -one), one)
+        changed[x] = keep * changed[x] - push * ratio
+        moments[x] = pause * moment
+        slope[x] = np.float32(0.0)
 
 
 @compiled
@@ -316,47 +445,28 @@ def _copy(source: NDArray[np.float32], target: NDArray[np.float32]) -> None:
 
 
 @compiled
-def _adam(work: Workspace, n_rows: int, learning_rate: float, step: int) -> None:
-    now, slope, first, second = work.current, work.gradient, work.first, work.second
-    for w, g, m, v in (
-        (now.recurrent.w_in, slope.recurrent.w_in, first.recurrent.w_in, second.recurrent.w_in),
-        (
-            now.recurrent.w_state,
-            slope.recurrent.w_state,
-            first.recurrent.w_state,
-            second.recurrent.w_state,
-        ),
-        (now.rows.vectors[:n_rows], slope.rows.vectors, first.rows.vectors, second.rows.vectors),
-    ):
-        adam_rows(w.ravel(), g.ravel(), m.ravel(), v.ravel(), w.size, learning_rate, step)
-    for w1, g1, m1, v1 in (
-        (now.recurrent.b_in, slope.recurrent.b_in, first.recurrent.b_in, second.recurrent.b_in),
-        (
-            now.recurrent.b_state,
-            slope.recurrent.b_state,
-            first.recurrent.b_state,
-            second.recurrent.b_state,
-        ),
-        (now.rows.bias[:n_rows], slope.rows.bias, first.rows.bias, second.rows.bias),
-    ):
-        adam_rows(w1, g1, m1, v1, len(w1), learning_rate, step)
-
-
-@compiled
-def _pack(sessions: Sessions, batch: int, work: Workspace) -> int:
-    """Lay the batch's clicks out step by step; return the number of steps."""
-    tape, vectors = work.tape, work.current.rows.vectors
-    first, last = sessions.batch_indptr[batch], sessions.batch_indptr[batch + 1]
-    n_steps = sessions.indptr[first + 1] - sessions.indptr[first]
+def _pack(course: Course, moving: Moving, tape: Tape, s: int) -> int:
+    """Lay the fake clicks of a step out by place in the session; return the number of places."""
+    first, last = course.session_indptr[s], course.session_indptr[s + 1]
+    waypoint, epoch = course.waypoints[s], course.epochs[s]
+    n_steps = course.lengths[first]
     n, alive = 0, last - first
     for t in range(n_steps):
         tape.offset[t] = n
-        while sessions.indptr[first + alive] - sessions.indptr[first + alive - 1] <= t:
+        while course.lengths[first + alive - 1] <= t:
             alive -= 1
-        for s in range(alive):
-            row = work.click_rows[sessions.indptr[first + s] + t]
-            tape.rows[n] = row
-            _copy(vectors[row], tape.clicks[n])
+        for session in range(first, first + alive):
+            click = course.starts[session] + t
+            item = moving.clicks[click]
+            place = moving.place_of[item]
+            if place >= 0:
+                _copy(moving.rows[place, : tape.clicks.shape[1]], tape.clicks[n])
+            else:
+                _copy(course.vectors[waypoint, item], tape.clicks[n])
+            for j in range(tape.clicks.shape[1]):
+                tape.inputs[n, j] = tape.clicks[n, j] * course.masks[epoch, click, j]
+            tape.items[n] = item
+            tape.places[n] = click
             n += 1
     tape.offset[n_steps] = n
     return int(n_steps)
@@ -365,13 +475,13 @@ def _pack(sessions: Sessions, batch: int, work: Workspace) -> int:
 @compiled
 def _forward(work: Workspace, n_steps: int) -> None:
     """Compute the states before all clicks and remember the gates."""
-    tape, weights = work.tape, work.current.recurrent
+    tape, weights = work.tape, work.weights
     d = tape.clicks.shape[1]
     _clear(tape.states[: tape.offset[1]])
     n_inputs = tape.offset[n_steps - 1]
     if n_inputs == 0:
         return
-    np.dot(tape.clicks[:n_inputs], weights.w_in.T, tape.from_click[:n_inputs])
+    np.dot(tape.inputs[:n_inputs], weights.w_in.T, tape.from_click[:n_inputs])
     for t in range(n_steps - 1):
         start, n = tape.offset[t], tape.offset[t + 2] - tape.offset[t + 1]
         if t == 0:
@@ -395,59 +505,68 @@ def _forward(work: Workspace, n_steps: int) -> None:
 
 
 @compiled
-def _softmax(batch: int, work: Workspace, n_steps: int) -> None:
-    """Turn states into the gradient of the mean cross-entropy in states, clicks and sampled items."""
-    tape, rows, slope = work.tape, work.current.rows, work.gradient.rows
-    negatives = work.negative_rows[batch]
+def _softmax(course: Course, moving: Moving, tape: Tape, s: int, n_steps: int) -> None:
+    """Turn states into the gradient of the cross-entropy in states and in the rows that are scored."""
+    negatives, waypoint = moving.negatives[s], course.waypoints[s]
     n_negatives, d = len(negatives), tape.clicks.shape[1]
     for j in range(n_negatives):
-        _copy(rows.vectors[negatives[j]], tape.others[j])
-        tape.other_bias[j] = rows.bias[negatives[j]] + work.log_weight[batch, j]
+        item = negatives[j]
+        place = moving.place_of[item]
+        if place >= 0:
+            _copy(moving.rows[place, :d], tape.others[j])
+            tape.other_bias[j] = moving.rows[place, d] + moving.log_weight[item]
+        else:
+            _copy(course.vectors[waypoint, item], tape.others[j])
+            tape.other_bias[j] = course.bias[waypoint, item] + moving.log_weight[item]
     n_clicks = tape.offset[n_steps]
     states, scores = tape.states[:n_clicks], tape.scores[:n_clicks]
     np.dot(states, tape.others.T, scores)
-    share, lowest = np.float32(1.0) / np.float32(n_clicks), np.float32(-87.0)
+    share, lowest = np.float32(1.0) / np.float32(course.n_clicks[s]), np.float32(-87.0)
     for c in range(n_clicks):
-        row, score, state, click = tape.rows[c], scores[c], states[c], tape.clicks[c]
-        own = rows.bias[row]
+        item, score, state, click = tape.items[c], scores[c], states[c], tape.clicks[c]
+        place = moving.place_of[item]
+        own = moving.rows[place, d] if place >= 0 else course.bias[waypoint, item]
         for j in range(d):
             own += state[j] * click[j]
         top = own
         for j in range(n_negatives):
             score[j] += tape.other_bias[j]
-            if negatives[j] != row:
+            if negatives[j] != item:
                 top = max(top, score[j])
         own = exponential(max(own - top, lowest))
         total = own
         for j in range(n_negatives):
             power = exponential(min(max(score[j] - top, lowest), np.float32(0.0)))
-            score[j] = power if negatives[j] != row else np.float32(0.0)
+            score[j] = power if negatives[j] != item else np.float32(0.0)
             total += score[j]
         for j in range(n_negatives):
             score[j] *= share / total
-        tape.d_own[c] = own * (share / total) - share
-        slope.bias[row] += tape.d_own[c]
-    np.dot(scores, tape.others, tape.d_states[:n_clicks])
+        d_own = own * (share / total) - share
+        for j in range(d):
+            tape.d_states[c, j] = d_own * click[j]
+        if place >= 0:
+            for j in range(d):
+                moving.slope[place, j] += d_own * state[j]
+            moving.slope[place, d] += d_own
+    np.dot(scores, tape.others, tape.product[:n_clicks])
     for c in range(n_clicks):
         for j in range(d):
-            tape.d_states[c, j] += tape.d_own[c] * tape.clicks[c, j]
-            tape.d_clicks[c, j] = tape.d_own[c] * states[c, j]
-    tape.other_bias.fill(np.float32(0.0))
-    for c in range(n_clicks):
-        for j in range(n_negatives):
-            tape.other_bias[j] += scores[c, j]
-    np.dot(scores.T, states, tape.d_others)
+            tape.d_states[c, j] += tape.product[c, j]
     for j in range(n_negatives):
-        slope.bias[negatives[j]] += tape.other_bias[j]
-        vector = slope.vectors[negatives[j]]
-        for x in range(d):
-            vector[x] += tape.d_others[j, x]
+        place = moving.place_of[negatives[j]]
+        if place >= 0:
+            slope = moving.slope[place]
+            for c in range(n_clicks):
+                for x in range(d):
+                    slope[x] += scores[c, j] * states[c, x]
+                slope[d] += scores[c, j]
 
 
 @compiled
-def _backward(work: Workspace, n_steps: int) -> None:
-    """Go back through time (all steps) to the recurrent weights and the clicks."""
-    tape, weights, slope = work.tape, work.current.recurrent, work.gradient.recurrent
+def _backward(course: Course, moving: Moving, work: Workspace, s: int, n_steps: int) -> None:
+    """Go back through time to the recurrent weights and to the rows that are read."""
+    tape, weights, slope = work.tape, work.weights, work.slope
+    epoch = course.epochs[s]
     d = tape.clicks.shape[1]
     one = np.float32(1.0)
     n_inputs = tape.offset[n_steps - 1]
@@ -456,10 +575,10 @@ def _backward(work: Workspace, n_steps: int) -> None:
     for t in range(n_steps - 2, -1, -1):
         start, end = tape.offset[t], tape.offset[t + 1]
         n = tape.offset[t + 2] - end
-        for s in range(n):
-            click, state = tape.from_click[start + s], tape.from_state[start + s]
-            gates, before = tape.gates[start + s], tape.states[start + s]
-            d_after, d_before = tape.d_states[end + s], tape.d_states[start + s]
+        for i in range(n):
+            click, state = tape.from_click[start + i], tape.from_state[start + i]
+            gates, before = tape.gates[start + i], tape.states[start + i]
+            d_after, d_before = tape.d_states[end + i], tape.d_states[start + i]
             for j in range(d):
                 reset, update, new = gates[j], gates[d + j], gates[2 * d + j]
                 d_new = d_after[j] * (one - update) * (one - new * new)
@@ -472,11 +591,11 @@ def _backward(work: Workspace, n_steps: int) -> None:
         _clear(tape.from_state[start + n : end])
         if t > 0:
             np.dot(tape.from_state[start : start + n], weights.w_state, tape.product[:n])
-            for s in range(n):
+            for i in range(n):
                 for j in range(d):
-                    tape.d_states[start + s, j] += tape.product[s, j]
+                    tape.d_states[start + i, j] += tape.product[i, j]
     from_click, from_state = tape.from_click[:n_inputs], tape.from_state[:n_inputs]
-    np.dot(from_click.T, tape.clicks[:n_inputs], slope.w_in)
+    np.dot(from_click.T, tape.inputs[:n_inputs], slope.w_in)
     np.dot(from_state.T, tape.states[:n_inputs], slope.w_state)
     for c in range(n_inputs):
         for j in range(3 * d):
@@ -484,8 +603,11 @@ def _backward(work: Workspace, n_steps: int) -> None:
             slope.b_state[j] += from_state[c, j]
     np.dot(from_click, weights.w_in, tape.product[:n_inputs])
     for c in range(n_inputs):
-        for j in range(d):
-            tape.d_clicks[c, j] += tape.product[c, j]
+        place = moving.place_of[tape.items[c]]
+        if place >= 0:
+            mask = course.masks[epoch, tape.places[c]]
+            for j in range(d):
+                moving.slope[place, j] += tape.product[c, j] * mask[j]
 
 
 # -- evaluation ------------------------------------------------------------------------------------
@@ -493,15 +615,36 @@ def _backward(work: Workspace, n_steps: int) -> None:
 
 @compiled
 def count_exposure(
-    contest: Contest, recurrent: Recurrent, table: Table, counts: NDArray[np.int64]
+    contest: Contest, states: NDArray[np.float32], table: Table, counts: NDArray[np.int64]
 ) -> None:
     """Count how many genuine users are shown each target.
 
     Args:
         contest: The lists.
-        recurrent: Poisoned.
-        table: Vectors and bias are poisoned; the rest is written.
+        states: Of the users, from `fill_states`.
+        table: Vectors and bias are poisoned.
         counts: Shape `(n_targets,)`, written.
+    """
+    n_targets = len(contest.targets)
+    target_scores = np.empty(n_targets, dtype=np.float32)
+    order = np.empty(n_targets, dtype=np.int64)
+    scores = np.empty(contest.candidates.shape[1], dtype=np.float32)
+    counts.fill(0)
+    for u in range(len(states)):
+        _count_user(contest, u, table, states[u], target_scores, order, scores, counts)
+
+
+@compiled
+def fill_states(
+    contest: Contest, recurrent: Recurrent, table: Table, states: NDArray[np.float32]
+) -> None:
+    """Read all histories.
+
+    Args:
+        contest: The lists.
+        recurrent: The weights.
+        table: Vectors are poisoned; all but these and the bias is written.
+        states: Shape `(U, d)`, in the order of the contest's users, written.
     """
     d = table.vectors.shape[1]
     np.dot(table.vectors, recurrent.w_in.T, table.projected)
@@ -512,13 +655,8 @@ def count_exposure(
             table.projected[i, j] += recurrent.b_state[j]
     b_new = recurrent.b_state[2 * d :]
     nothing, nothing_in = np.zeros(d, dtype=np.float32), np.zeros(3 * d, dtype=np.float32)
-    n_targets = len(contest.targets)
-    target_scores = np.empty(n_targets, dtype=np.float32)
-    order = np.empty(n_targets, dtype=np.int64)
-    scores = np.empty(contest.candidates.shape[1], dtype=np.float32)
-    counts.fill(0)
     for u in range(contest.n_empty):
-        _count_user(contest, u, table, nothing, target_scores, order, scores, counts)
+        _copy(nothing, states[u])
     forest = contest.forest
     for level in range(len(forest.n_parents)):
         t = level % forest.max_length
@@ -532,8 +670,7 @@ def count_exposure(
                 parent = forest.parents[start + node]
                 _advance(click, table.from_state[parent], b_new, before[parent], after[node])
         for u in range(contest.user_indptr[level], contest.user_indptr[level + 1]):
-            state = after[contest.user_nodes[u]]
-            _count_user(contest, u, table, state, target_scores, order, scores, counts)
+            _copy(after[contest.user_nodes[u]], states[u])
         n_parents = forest.n_parents[level]
         if n_parents:
             np.dot(after[:n_parents], recurrent.w_state.T, table.from_state[:n_parents])
@@ -607,111 +744,148 @@ class GRU4RecEngine:
     """Evaluates poison sets against fixed candidate lists, one set per thread at a time.
 
     Args:
-        clean: All parameters of the clean victim, rows numbered by item.
+        clean: The clean victim's parameters by the names of `GRU4Rec.state`.
+        run: How clean training got there.
         contest: From `make_contest`.
-        schedule: Lays out fine-tuning for `(N, T)` and a seed.
-        sample: Gives, for a profile and places in (0, 1), the sampled items, same shape, and what is
-            added to the score of each item of the catalogue when it is sampled.
+        log: The clean log.
+        rerun: Finds the fake sessions in full retraining for `(N, T)`.
+        sample: Gives, for a profile, what `Rerun.negatives` and `GRU4Rec._log_weight` do.
         learning_rate: Of fine-tuning.
-        reg: Of fine-tuning.
+        reg: Of clean training.
     """
 
     def __init__(
         self,
-        clean: Parameters,
+        clean: Mapping[str, NDArray[np.float32]],
+        run: CleanRun,
         contest: Contest,
-        schedule: Callable[[tuple[int, int], int], "SessionSchedule"],
-        sample: Callable[
-            [NDArray[np.int64], NDArray[np.float64]],
-            tuple[NDArray[np.int64], NDArray[np.float32]],
-        ],
+        log: Interactions,
+        rerun: Callable[[tuple[int, int]], Rerun],
+        sample: Callable[[NDArray[np.int64], Rerun], tuple[NDArray[np.int32], NDArray[np.float32]]],
         *,
         learning_rate: float,
         reg: float,
     ) -> None:
-        self._clean = clean
+        self._items, self._bias = clean["items"], clean["bias"]
+        self._recurrent = Recurrent(*(clean[name] for name in RECURRENT))
+        self._run = run
         self._contest = contest
-        self._schedule = schedule
+        self._log = log
+        self._rerun = rerun
         self._sample = sample
         self._learning_rate = learning_rate
         self._reg = reg
-        self._laid_out: tuple[tuple[int, int, int], Sessions] | None = None
+        self._states = _floats(contest.eligible.shape[0], self._items.shape[1])
+        fill_states(contest, self._recurrent, _make_table(self._items, self._bias), self._states)
+        self._laid_out: tuple[tuple[int, int], Rerun, Course] | None = None
 
     def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-        """See `ExposureEngine.exposure`."""
-        sessions = self._sessions((profiles.shape[1], profiles.shape[2]), seed)
+        """See `ExposureEngine.exposure`; the seed decides nothing."""
+        del seed
+        rerun, course = self._course((profiles.shape[1], profiles.shape[2]))
         counts = np.zeros((len(profiles), len(self._contest.targets)), dtype=np.int64)
 
         def work(thread: int, sets: range) -> None:
             del thread
-            table = _make_table(self._clean.rows)
-            workspace = _make_workspace(self._clean, sessions)
+            table = _make_table(self._items, self._bias)
+            workspace = _make_workspace(course, rerun.n_negatives)
+            poisoned = np.empty_like(self._states)
             for m in sets:
-                touched = self._finetune(profiles[m], sessions, workspace)
-                now = workspace.current
-                check_finite(*now.recurrent, *(array[: len(touched)] for array in now.rows))
-                table.vectors[touched] = workspace.current.rows.vectors[: len(touched)]
-                table.bias[touched] = workspace.current.rows.bias[: len(touched)]
-                count_exposure(self._contest, workspace.current.recurrent, table, counts[m])
-                table.vectors[touched] = self._clean.rows.vectors[touched]
-                table.bias[touched] = self._clean.rows.bias[touched]
+                moved, rows, reads = self._finetune(profiles[m], rerun, course, workspace)
+                check_finite(rows)
+                table.vectors[moved], table.bias[moved] = rows[:, :-1], rows[:, -1]
+                states = self._states
+                if reads:
+                    states = poisoned
+                    fill_states(self._contest, self._recurrent, table, states)
+                count_exposure(self._contest, states, table, counts[m])
+                table.vectors[moved], table.bias[moved] = self._items[moved], self._bias[moved]
 
         over_sets(len(profiles), work)
         return counts
 
-    def parameters(self, profile: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.float32]]:
-        """Return what fine-tuning on one poison set gives, by the names of `GRU4Rec.state`.
+    def parameters(self, profile: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """Return what fine-tuning on one poison set moves, by the names of `GRU4Rec.state`.
 
         Args:
             profile: Shape `(N, T)`.
-            seed: What retraining draws from.
         """
-        sessions = self._sessions((profile.shape[0], profile.shape[1]), seed)
-        work = _make_workspace(self._clean, sessions)
-        touched = self._finetune(profile, sessions, work)
-        items, bias = self._clean.rows.vectors.copy(), self._clean.rows.bias.copy()
-        items[touched] = work.current.rows.vectors[: len(touched)]
-        bias[touched] = work.current.rows.bias[: len(touched)]
-        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-        recurrent = dict(zip(names, work.current.recurrent, strict=True))
-        return {"items": items, "bias": bias, **recurrent}
+        rerun, course = self._course((profile.shape[0], profile.shape[1]))
+        work = _make_workspace(course, rerun.n_negatives)
+        moved, rows, _ = self._finetune(profile, rerun, course, work)
+        items, bias = self._items.copy(), self._bias.copy()
+        items[moved], bias[moved] = rows[:, :-1], rows[:, -1]
+        return {"items": items, "bias": bias}
 
     def _finetune(
-        self, profile: NDArray[np.int64], sessions: Sessions, work: Workspace
-    ) -> NDArray[np.int64]:
-        """Train `work.current`; return the items that its rows belong to."""
-        negatives, log_weight = self._sample(profile, sessions.uniform)
-        np.take(log_weight, negatives, out=work.log_weight)
-        n = number_rows(sessions, profile, negatives, work)
-        touched = work.touched[:n]
-        np.take(self._clean.rows.vectors, touched, axis=0, out=work.current.rows.vectors[:n])
-        np.take(self._clean.rows.bias, touched, out=work.current.rows.bias[:n])
-        for weights, clean_weights in zip(
-            work.current.recurrent, self._clean.recurrent, strict=True
-        ):
-            np.copyto(weights, clean_weights)
-        for moments in (work.first, work.second):
-            for array in moments.recurrent:
+        self, profile: NDArray[np.int64], rerun: Rerun, course: Course, work: Workspace
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], bool]:
+        """Return the items that move, their rows `(R, d + 1)`, and whether one is in a history."""
+        moved = moved_items(self._log, profile, self._run, self._items)
+        items, fresh = moved.items, moved.is_fresh
+        end = np.concatenate([self._items[items], self._bias[items, None]], axis=1)
+        if len(items) == 0 or len(course.waypoints) == 0:
+            return items, end, False
+        clean = np.concatenate(
+            [course.vectors[:, items], course.bias[:, items, None]], axis=2
+        )  # (W, R, d + 1)
+        clean[:, fresh] = 0.0
+        end[fresh] = 0.0
+        rows = clean[course.waypoints[0]].copy()
+        rows[:, :-1] += moved.first
+        negatives, log_weight = self._sample(profile, rerun)
+        place_of = np.full(len(self._bias), -1, dtype=np.int32)
+        place_of[items] = np.arange(len(items))
+        for weights in (work.changed, work.moments):
+            for array in weights:
                 array.fill(0.0)
-            for array in moments.rows:
-                array[:n] = 0.0
-        train(sessions, work, self._learning_rate, self._reg)
-        return touched
+        moving = Moving(
+            rows=rows,
+            slope=np.zeros_like(rows),
+            held=np.zeros_like(rows),
+            first=np.zeros_like(rows),
+            second=np.zeros_like(rows),
+            clean=clean,
+            is_fresh=fresh,
+            share=moved.share,
+            items=items,
+            place_of=place_of,
+            scores=_floats(len(items), course.states.shape[1]),
+            counts=np.zeros(len(items), dtype=np.int64),
+            negatives=negatives,
+            log_weight=log_weight,
+            clicks=np.ascontiguousarray(profile.ravel(), dtype=np.int64),
+        )
+        train(course, moving, work, self._learning_rate, self._reg)
+        rows += end - clean[course.waypoints[-1]]
+        return items, rows, not bool(fresh.all())
 
-    def _sessions(self, profile_shape: tuple[int, int], seed: int) -> Sessions:
-        key = (*profile_shape, seed)
-        if self._laid_out is None or self._laid_out[0] != key:
-            schedule = self._schedule(profile_shape, seed)
-            self._laid_out = (
-                key,
-                Sessions(
-                    clicks=schedule.clicks.astype(np.int32),
-                    indptr=schedule.indptr,
-                    batch_indptr=schedule.batch_indptr,
-                    uniform=schedule.uniform,
+    def _course(self, profile_shape: tuple[int, int]) -> tuple[Rerun, Course]:
+        if self._laid_out is None or self._laid_out[0] != profile_shape:
+            rerun = self._rerun(profile_shape)
+            run = self._run
+            course = Course(
+                epochs=rerun.steps >> 32,
+                anchors=rerun.anchors,
+                waypoints=rerun.waypoints,
+                n_clicks=rerun.n_clicks,
+                n_genuine=rerun.n_genuine,
+                session_indptr=rerun.session_indptr,
+                starts=rerun.starts,
+                lengths=rerun.lengths,
+                masks=rerun.masks,
+                fades=rerun.fades,
+                states=np.ascontiguousarray(run.states),
+                log_totals=np.ascontiguousarray(run.log_totals),
+                vectors=np.ascontiguousarray(run.waypoints["items"]),
+                bias=np.ascontiguousarray(run.waypoints["bias"]),
+                weights=Recurrent(
+                    *(np.ascontiguousarray(run.waypoints[name]) for name in RECURRENT)
                 ),
+                roots=Recurrent(*(np.ascontiguousarray(run.roots[name]) for name in RECURRENT)),
             )
-        return self._laid_out[1]
+            self._laid_out = (profile_shape, rerun, course)
+        return self._laid_out[1], self._laid_out[2]
 
 
 def make_contest(
@@ -804,59 +978,47 @@ def plant(
     return forest, users[by_level], levels[by_level], ends[by_level]
 
 
-def _make_table(rows: Rows) -> Table:
-    n_items, d = rows.vectors.shape
+def _make_table(vectors: NDArray[np.float32], bias: NDArray[np.float32]) -> Table:
+    n_items, d = vectors.shape
     return Table(
-        vectors=rows.vectors.copy(),
-        bias=rows.bias.copy(),
+        vectors=vectors.copy(),
+        bias=bias.copy(),
         projected=_floats(n_items, 3 * d),
         states=_floats(2, _USERS_AT_ONCE, d),
         from_state=_floats(_USERS_AT_ONCE, 3 * d),
     )
 
 
-def _make_workspace(clean: Parameters, sessions: Sessions) -> Workspace:
-    n_items, d = clean.rows.vectors.shape
-    n_batches, n_negatives = sessions.uniform.shape
-    n_rows = min(n_items, len(sessions.clicks) + sessions.uniform.size)
-    clicks_before = sessions.indptr[sessions.batch_indptr]
+def _make_workspace(course: Course, n_negatives: int) -> Workspace:
+    d = course.vectors.shape[2]
+    clicks_before = np.concatenate([[0], np.cumsum(course.lengths)])[course.session_indptr]
     n_clicks = int(np.diff(clicks_before).max(initial=1))
-    longest = int(np.diff(sessions.indptr).max(initial=1))
+    longest = int(course.lengths.max(initial=1))
 
-    def parameters() -> Parameters:
-        return Parameters(
-            Recurrent(_floats(3 * d, d), _floats(3 * d, d), _floats(3 * d), _floats(3 * d)),
-            Rows(_floats(n_rows, d), _floats(n_rows)),
-        )
+    def weights() -> Recurrent:
+        return Recurrent(_floats(3 * d, d), _floats(3 * d, d), _floats(3 * d), _floats(3 * d))
 
     return Workspace(
-        current=parameters(),
-        gradient=parameters(),
-        first=parameters(),
-        second=parameters(),
+        weights=weights(),
+        slope=weights(),
+        changed=weights(),
+        moments=weights(),
         tape=Tape(
-            rows=np.zeros(n_clicks, dtype=np.int64),
+            items=np.zeros(n_clicks, dtype=np.int64),
+            places=np.zeros(n_clicks, dtype=np.int64),
             offset=np.zeros(longest + 1, dtype=np.int64),
             clicks=_floats(n_clicks, d),
+            inputs=_floats(n_clicks, d),
             states=_floats(n_clicks, d),
             from_click=_floats(n_clicks, 3 * d),
             from_state=_floats(n_clicks, 3 * d),
             gates=_floats(n_clicks, 3 * d),
             product=_floats(n_clicks, d),
             d_states=_floats(n_clicks, d),
-            d_clicks=_floats(n_clicks, d),
-            d_own=_floats(n_clicks),
             scores=_floats(n_clicks, n_negatives),
             others=_floats(n_negatives, d),
-            d_others=_floats(n_negatives, d),
             other_bias=_floats(n_negatives),
         ),
-        touched=np.zeros(n_rows, dtype=np.int64),
-        row_of=np.full(n_items, -1, dtype=np.int32),
-        click_rows=np.zeros(len(sessions.clicks), dtype=np.int32),
-        negative_rows=np.zeros((n_batches, n_negatives), dtype=np.int32),
-        log_weight=_floats(n_batches, n_negatives),
-        n_rows=np.zeros(n_batches, dtype=np.int64),
     )
 
 

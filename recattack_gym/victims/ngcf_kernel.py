@@ -1,36 +1,27 @@
-"""NGCF compiled: training and evaluation on the rows that a step needs, one poison set per thread.
+"""NGCF compiled: training and propagation on the rows that a step needs.
 
 The plain path in `ngcf` is the reference. What is saved here, without changing the result: layer L is
 computed for the batch's nodes alone, layer L-1 for these and their neighbours, and so on, forward and
 backward; sums over neighbours, products and activations are fused over blocks that stay in the cache.
-Fine-tuning moves few embeddings, so layer 1 is taken from the clean victim except around those.
+The steps of Adam in fine-tuning move few embeddings, so layer 1 is taken from the clean victim except
+around those. What comes before them, BPR beside the clean run, is in `ngcf_warm_kernel`.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from recattack_gym.core.parallel import n_threads, over_sets
-from recattack_gym.victims.graph import InteractionGraph, touched_nodes
+from recattack_gym.victims.graph import InteractionGraph
 from recattack_gym.victims.graph_kernel import (
-    Contest,
     GraphArrays,
     add_neighbours,
-    count_exposure,
     graph_arrays,
-    inject_edges,
     push_to_neighbours,
-    room_for_fakes,
     with_neighbours,
 )
-from recattack_gym.victims.kernels import adam_rows, check_finite, compiled, dot, fill_examples
-from recattack_gym.victims.schedule import UpdateSchedule
-
-MakeSchedule = Callable[[tuple[int, int], int], UpdateSchedule]
-"""Lays out the fine-tuning of profiles of shape `(N, T)` under a seed."""
+from recattack_gym.victims.kernels import adam_rows, compiled, dot
 
 SLOPE = 0.2
 """Of LeakyReLU below zero."""
@@ -164,140 +155,6 @@ class Trainer:
                 self._work,
             )
         self._steps += len(batch_indptr) - 1
-
-
-class _Thread(NamedTuple):
-    """What one thread writes to."""
-
-    embeddings: NDArray[np.float32]
-    graph: GraphArrays
-    work: Workspace
-    items: NDArray[np.int32]
-    negatives: NDArray[np.int32]
-    nodes: NDArray[np.int32]
-
-
-class NGCFEngine:
-    """Fine-tuning, propagation and counting of every poison set, one set per thread.
-
-    Args:
-        clean: The clean victim's parameters; never written.
-        graph: The genuine graph.
-        contest: The platform's lists.
-        make_schedule: The examples to fine-tune on.
-        first_fakes: Gives, for a seed and N, fake users' first embeddings, shape `(N, d)`.
-        learning_rate: Of fine-tuning.
-        reg: L2 penalty on layer 0.
-    """
-
-    def __init__(
-        self,
-        clean: Parameters,
-        graph: InteractionGraph,
-        contest: Contest,
-        make_schedule: MakeSchedule,
-        first_fakes: Callable[[int, int], NDArray[np.float32]],
-        *,
-        learning_rate: float,
-        reg: float,
-    ) -> None:
-        self._clean, self._graph, self._contest = clean, graph, contest
-        self._make_schedule, self._first_fakes = make_schedule, first_fakes
-        self._learning_rate, self._reg = learning_rate, reg
-        self._prepared: tuple[tuple[int, int, int], UpdateSchedule, NDArray[np.float32]] | None = (
-            None
-        )
-        self._threads: dict[tuple[int, int, int, int], _Thread] = {}
-        n_layers, size = clean.biases.shape
-        work = make_workspace(graph.n_nodes, n_layers, size, 0)
-        everyone = np.arange(graph.n_nodes, dtype=np.int32)
-        propagate_all(clean, graph_arrays(graph), everyone, work)
-        self._clean_sums, self._clean_layer = work.sums[0].copy(), work.layers[0].copy()
-
-    def exposure(self, profiles: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-        """See `ExposureEngine.exposure`."""
-        n_sets, n_fake_users, profile_size = profiles.shape
-        schedule, fakes = self._prepare(seed, n_fake_users, profile_size)
-        counts = np.zeros((n_sets, len(self._contest.targets)), dtype=np.int64)
-        clean, clean_graph, n_items = self._clean, graph_arrays(self._graph), self._graph.n_items
-        n_clean = self._graph.n_nodes
-        threads = [
-            self._thread(t, n_fake_users, profile_size, len(schedule.clicks))
-            for t in range(min(n_threads(), n_sets))
-        ]
-
-        def work(thread: int, sets: range) -> None:
-            own = threads[thread]
-            for m in sets:
-                fill_examples(
-                    schedule.clicks,
-                    schedule.item_ids,
-                    schedule.negatives,
-                    profiles[m],
-                    schedule.seed,
-                    schedule.n_items,
-                    own.items,
-                    own.negatives,
-                )
-                inject_edges(clean_graph, profiles[m], own.graph)
-                own.embeddings[:n_clean], own.embeddings[n_clean:] = clean.embeddings, fakes
-                own.work.sums[0, :n_clean] = self._clean_sums
-                own.work.layers[0, :n_clean] = self._clean_layer
-                model = Parameters(own.embeddings, clean.weights, clean.biases)
-                moving = touched_nodes(profiles[m], n_clean)
-                n_around = with_neighbours(own.graph, moving, len(moving), own.work.mark, own.nodes)
-                around = own.nodes[:n_around]
-                finetune(
-                    model,
-                    own.graph,
-                    schedule.user_ids,
-                    own.items,
-                    own.negatives[:, 0],
-                    schedule.batch_indptr,
-                    n_items,
-                    self._learning_rate,
-                    self._reg,
-                    moving,
-                    around,
-                    own.work,
-                )
-                check_finite(own.embeddings)
-                propagate_all(model, own.graph, around, own.work)
-                count_exposure(own.work.final, n_items, self._contest, counts[m])
-
-        over_sets(n_sets, work)
-        return counts
-
-    def _prepare(
-        self, seed: int, n_fake_users: int, profile_size: int
-    ) -> tuple[UpdateSchedule, NDArray[np.float32]]:
-        key = (seed, n_fake_users, profile_size)
-        if self._prepared is None or self._prepared[0] != key:
-            fakes = self._first_fakes(seed, n_fake_users)
-            schedule = self._make_schedule((n_fake_users, profile_size), seed)
-            self._prepared = (key, schedule, fakes)
-        return self._prepared[1:]
-
-    def _thread(
-        self, thread: int, n_fake_users: int, profile_size: int, n_examples: int
-    ) -> _Thread:
-        key = (n_fake_users, profile_size, n_examples)
-        if any(known[:3] != key for known in self._threads):
-            self._threads.clear()
-        own = self._threads.get((*key, thread))
-        if own is None:
-            n_layers, size = self._clean.biases.shape
-            n_nodes = self._graph.n_nodes + n_fake_users
-            own = _Thread(
-                embeddings=np.zeros((n_nodes, size), dtype=np.float32),
-                graph=room_for_fakes(self._graph, n_fake_users, profile_size),
-                work=make_workspace(n_nodes, n_layers, size, n_fake_users * (profile_size + 1)),
-                items=np.zeros(n_examples, dtype=np.int32),
-                negatives=np.zeros((n_examples, 1), dtype=np.int32),
-                nodes=np.zeros(n_nodes, dtype=np.int32),
-            )
-            self._threads[(*key, thread)] = own
-        return own
 
 
 @compiled

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +12,16 @@ from numpy.typing import NDArray
 from recattack_gym.core import ArgumentError, ArtifactError, Interactions
 from recattack_gym.datasets import load
 from recattack_gym.victims import CandidateLists, GRU4Rec
-from recattack_gym.victims.gru4rec import (
-    GRU4RecConfig,
-    SessionSchedule,
-    _bucketed,
-    _draw_dropout,
-    cut,
-    log_weights,
-    make_session_schedule,
-    pick,
-    session_loss,
-)
+from recattack_gym.victims.gru4rec import _pushed_down, _visits, session_softmax
 from recattack_gym.victims.gru4rec_kernel import GRU4RecEngine, exponential, make_contest, plant
+from recattack_gym.victims.gru4rec_run import _fades, moved_items
+from recattack_gym.victims.gru4rec_sessions import (
+    bucketed,
+    cut,
+    draw_dropout,
+    log_weights,
+    padded,
+)
 from recattack_gym.victims.kernels import compiled
 
 N_NEW = 3
@@ -34,10 +32,10 @@ SETTINGS: dict[str, object] = {
     "batch_size": 16,
     "max_length": 4,
     "n_negatives": 30,
-    "finetune_epochs": 3,
+    "learning_rate": 0.02,
     "finetune_learning_rate": 0.02,
-    "finetune_batch_size": 5,
-    "finetune_n_negatives": 12,
+    "finetune_anchors": 7,
+    "finetune_waypoints": 3,
 }
 MakeLists = Callable[..., CandidateLists]
 
@@ -48,12 +46,9 @@ def victim(small_log: Interactions) -> GRU4Rec:
     return GRU4Rec(SETTINGS).fit(small_log, np.random.default_rng(3), n_new_items=N_NEW)
 
 
-def with_settings(victim: GRU4Rec, **changes: object) -> GRU4Rec:
-    """Return the same clean victim under other settings of fine-tuning."""
-    other = GRU4Rec({**SETTINGS, **changes})
-    other.fit(victim.log, np.random.default_rng(0), n_new_items=N_NEW)
-    other._set_state(victim.state)
-    return other
+def fitted(log: Interactions, **changes: object) -> GRU4Rec:
+    victim = GRU4Rec({**SETTINGS, **changes})
+    return victim.fit(log, np.random.default_rng(3), n_new_items=N_NEW)
 
 
 def profiles(log: Interactions, m: int, n: int, t: int, seed: int = 0) -> NDArray[np.int64]:
@@ -61,10 +56,6 @@ def profiles(log: Interactions, m: int, n: int, t: int, seed: int = 0) -> NDArra
     rng = np.random.default_rng(seed)
     new = rng.integers(log.n_items - N_NEW, log.n_items, (m, n, t))
     return np.where(rng.random((m, n, t)) < 0.5, new, rng.integers(0, log.n_items, (m, n, t)))
-
-
-def sessions_of(schedule: SessionSchedule) -> list[list[int]]:
-    return [schedule.clicks[a:b].tolist() for a, b in pairwise(schedule.indptr)]
 
 
 # -- sessions ------------------------------------------------------------------------------------
@@ -96,59 +87,13 @@ def test_longer_sequences_are_cut_elsewhere_in_every_epoch_and_shorter_ones_neve
     assert len(seen) == 5
 
 
-def test_every_epoch_has_each_fake_click_once_and_as_many_genuine_ones() -> None:
-    log = log_of([5] * 30)
-    schedule = make_session_schedule(
-        log, (3, 8), seed=4, session_length=5, epochs=2, replay=2.0, batch_size=4, n_negatives=7
-    )
-    fake = -1 - schedule.clicks[schedule.clicks < 0]
-    assert sorted(fake.tolist()) == sorted([*range(24), *range(24)])
-    # sessions have five clicks, so the first multiple of five that reaches 48
-    assert (schedule.clicks >= 0).sum() == 2 * 50
-    assert schedule.uniform.shape == (len(schedule.batch_indptr) - 1, 7)
-    for session in sessions_of(schedule):
-        assert len(session) <= 5
-        steps = np.diff(session)
-        assert (steps == (1 if session[0] >= 0 else -1)).all()
-    for a, b in pairwise(schedule.batch_indptr):
-        sizes = np.diff(schedule.indptr)[a:b]
-        assert 1 <= len(sizes) <= 4
-        assert (sizes[1:] <= sizes[:-1]).all()
-
-
-def test_a_large_replay_is_the_whole_log_once_per_epoch() -> None:
-    log = log_of([2, 9, 4])
-    schedule = make_session_schedule(
-        log, (1, 2), seed=4, session_length=3, epochs=1, replay=50.0, batch_size=2, n_negatives=1
-    )
-    assert sorted(schedule.clicks.tolist()) == [-2, -1, *range(15)]
-
-
-def test_no_replay_leaves_only_the_fakes() -> None:
-    schedule = make_session_schedule(
-        log_of([4]),
-        (2, 2),
-        seed=4,
-        session_length=3,
-        epochs=1,
-        replay=0.0,
-        batch_size=9,
-        n_negatives=1,
-    )
-    assert sorted(schedule.clicks.tolist()) == [-4, -3, -2, -1]
-    profile = np.array([[7, 5], [6, 5]])
-    assert sorted(schedule.items(profile).tolist()) == [5, 5, 6, 7]
-
-
 # -- the softmax ---------------------------------------------------------------------------------
 
 
-def test_items_are_picked_by_clicks_to_a_power_and_new_ones_only_once_they_are_clicked() -> None:
+def test_items_are_sampled_by_clicks_to_a_power_and_new_ones_only_once_they_are_clicked() -> None:
     clicks = np.array([0, 1, 4, 0])
     victim = GRU4Rec({"sample_alpha": 0.5})
     np.testing.assert_allclose(victim._sampling_probability(clicks), [0, 1 / 3, 2 / 3, 0])
-    uniform = np.array([0.01, 0.32, 0.34, 0.99])
-    assert pick(victim._sampling_probability(clicks), uniform).tolist() == [1, 1, 2, 2]
     clicks[3] = 1  # a fake click
     np.testing.assert_allclose(victim._sampling_probability(clicks), [0, 0.25, 0.5, 0.25])
     everything = GRU4Rec({"sample_alpha": 0.5, "new_items_as_negatives": True})
@@ -190,7 +135,7 @@ def test_added_sessions_leave_most_of_the_others_in_their_batches(
     batch_of = []
     for sizes in (lengths, longer):
         numbers = np.full(len(sizes), -1)
-        visits = list(_bucketed(sizes, 10, 3, 1))
+        visits = list(bucketed(sizes, 10, 3, 1))
         for number, rows in visits:
             assert 5 < len(rows) < 20
             assert (numbers[rows] == -1).all()
@@ -201,21 +146,20 @@ def test_added_sessions_leave_most_of_the_others_in_their_batches(
 
 
 def test_dropout_belongs_to_a_click_whatever_the_batch() -> None:
-    config = GRU4RecConfig(embedding_size=6, dropout=0.25)
-    together = _draw_dropout(np.array([4, 90, 17]), 5, config, 3, 1)
-    alone = _draw_dropout(np.array([17]), 3, config, 3, 1)
+    together = draw_dropout(np.array([4, 90, 17]), 5, 6, 0.25, 3, 1)
+    alone = draw_dropout(np.array([17]), 3, 6, 0.25, 3, 1)
     assert together is not None
     assert alone is not None
     assert together.shape == (3, 5, 6)
     np.testing.assert_array_equal(together[2, :3], alone[0])
-    many = _draw_dropout(np.arange(0, 4_000, 4), 4, config, 3, 1)
+    many = draw_dropout(np.arange(0, 4_000, 4), 4, 6, 0.25, 3, 1)
     assert many is not None
     assert set(np.unique(many)) == {0.0, np.float32(4 / 3)}
     assert many.mean() == pytest.approx(1.0, abs=0.01)
-    other = _draw_dropout(np.arange(0, 4_000, 4), 4, config, 3, 2)
+    other = draw_dropout(np.arange(0, 4_000, 4), 4, 6, 0.25, 3, 2)
     assert other is not None
     assert not np.array_equal(many, other)
-    assert _draw_dropout(np.arange(3), 4, GRU4RecConfig(dropout=0.0), 3, 1) is None
+    assert draw_dropout(np.arange(3), 4, 6, 0.0, 3, 1) is None
 
 
 def test_a_sampled_item_counts_as_often_as_it_is_missed() -> None:
@@ -239,31 +183,32 @@ def test_the_loss_over_all_items_is_the_cross_entropy_of_a_gru_step_by_step(
             reset, update = torch.sigmoid(a[:8] + b[:8]), torch.sigmoid(a[8:16] + b[8:16])
             new = torch.tanh(a[16:] + reset * b[16:])
             state = (1 - update) * new + update * state
-    loss = session_loss(
+    softmax = session_softmax(
         net,
         torch.tensor([[3, 7, 3], [5, -1, -1], [1, 2, -1]]),
         torch.arange(27),
         torch.zeros(27),
-        reg=0.0,
     )
+    loss = softmax.loss(0.0)
     assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
 
 
 def test_the_sampled_loss_estimates_the_full_one(victim: GRU4Rec) -> None:
     sessions = torch.tensor([[3, 7, 3, 9, 1], [5, 4, 2, -1, -1]])
-    full = session_loss(victim._net, sessions, torch.arange(27), torch.zeros(27), reg=0.0)
+    full = session_softmax(victim._net, sessions, torch.arange(27), torch.zeros(27)).loss(0.0)
     probability = GRU4Rec({"new_items_as_negatives": True})._sampling_probability(
         victim.log.item_popularity
     )
-    drawn = pick(probability, np.random.default_rng(0).random(20_000))
+    drawn = np.random.default_rng(0).choice(27, 20_000, p=probability)
     weight = torch.from_numpy(log_weights(probability, len(drawn)))
-    estimate = session_loss(victim._net, sessions, torch.from_numpy(drawn), weight, reg=0.0)
+    estimate = session_softmax(victim._net, sessions, torch.from_numpy(drawn), weight).loss(0.0)
     assert estimate.item() == pytest.approx(full.item(), rel=0.01)
 
 
 def test_the_penalty_is_half_the_mean_squared_norm_of_the_clicked_vectors(victim: GRU4Rec) -> None:
-    arguments = (victim._net, torch.tensor([[3, 7], [5, -1]]), torch.arange(27), torch.zeros(27))
-    penalty = session_loss(*arguments, reg=0.5) - session_loss(*arguments, reg=0.0)
+    sessions = torch.tensor([[3, 7], [5, -1]])
+    softmax = session_softmax(victim._net, sessions, torch.arange(27), torch.zeros(27))
+    penalty = softmax.loss(0.5) - softmax.loss(0.0)
     squares = victim._net.items[[3, 7, 5]].square().sum(1)
     assert penalty.item() == pytest.approx(0.25 * squares.mean().item(), rel=1e-4)
 
@@ -286,7 +231,9 @@ def test_only_the_last_clicks_count(victim: GRU4Rec, small_log: Interactions) ->
     items = np.arange(small_log.n_items)[None, :]
     sequences = np.array([[1, 2, 3, 4, 5], [9, 2, 3, 4, 5], [9, 2, 3, 5, 4]])
     log = Interactions(np.repeat([0, 1, 2], 5), sequences.ravel(), 3, small_log.n_items)
-    reader = GRU4Rec({**SETTINGS, "epochs": 0}).fit(log, np.random.default_rng(0))
+    reader = GRU4Rec({**SETTINGS, "epochs": 0}).fit(
+        log, np.random.default_rng(0), n_new_items=N_NEW
+    )
     reader._set_state(victim.state)
     first, second, swapped = (reader.score(np.array([user]), items) for user in range(3))
     np.testing.assert_array_equal(first, second)
@@ -295,7 +242,9 @@ def test_only_the_last_clicks_count(victim: GRU4Rec, small_log: Interactions) ->
 
 def test_a_user_without_history_gets_the_biases(victim: GRU4Rec) -> None:
     log = Interactions(np.array([1]), np.array([0]), n_users=3, n_items=victim.log.n_items)
-    reader = GRU4Rec({**SETTINGS, "epochs": 0}).fit(log, np.random.default_rng(0))
+    reader = GRU4Rec({**SETTINGS, "epochs": 0}).fit(
+        log, np.random.default_rng(0), n_new_items=N_NEW
+    )
     reader._set_state(victim.state)
     items = np.tile(np.arange(log.n_items), (2, 1))
     scores = reader.score(np.array([0, 2]), items)
@@ -307,7 +256,201 @@ def test_popular_items_have_the_larger_biases(victim: GRU4Rec, small_log: Intera
     assert bias[np.argsort(-clicks)[:3]].min() > bias[:24][clicks[:24] <= 2].max()
 
 
+# -- the clean run, and going through it again ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "t", "changes"),
+    [
+        (2, 3, {}),
+        (1, 11, {"dropout": 0.3, "batch_size": 4}),
+        (60, 9, {}),  # more fake clicks than genuine ones: the table outgrows its power of two
+        (3, 4, {"new_items_as_negatives": True, "sample_alpha": 1.3}),
+    ],
+)
+def test_a_rerun_has_what_full_retraining_draws(
+    small_log: Interactions, n: int, t: int, changes: dict[str, object]
+) -> None:
+    clean = fitted(small_log, epochs=3, **changes)
+    profile = profiles(small_log, 1, n, t)[0]
+    poisoned = small_log.with_fake_users(profile)
+    table, config = clean._sampling_table(poisoned), clean.config
+    rerun = clean._rerun(small_log, (n, t))
+    visits = list(_visits(poisoned, config, clean._run.seed))
+    assert rerun.steps.tolist() == [visit.step for visit in visits]
+    found = clean._negatives(small_log, profile, rerun, clean._sampling_table(small_log))
+    assert np.isin(found, TARGETS).any()
+    n_fakes = 0
+    for s, visit in enumerate(visits):
+        expected = table.draw(config.n_negatives, clean._run.seed, visit.step)
+        np.testing.assert_array_equal(found[s], expected)
+        assert rerun.n_clicks[s] == visit.lengths.sum()
+        is_fake = visit.starts >= len(small_log)
+        assert rerun.n_genuine[s] == visit.lengths[~is_fake].sum()
+        mine = slice(*rerun.session_indptr[s : s + 2])
+        sessions = zip(rerun.starts[mine], rerun.lengths[mine], strict=True)
+        starts = visit.starts[is_fake] - len(small_log)
+        assert sorted(sessions) == sorted(zip(starts, visit.lengths[is_fake], strict=True))
+        assert (np.diff(rerun.lengths[mine]) <= 0).all()
+        n_fakes += rerun.lengths[mine].sum()
+        d, epoch = config.embedding_size, visit.step >> 32
+        mask = draw_dropout(visit.starts[is_fake], t, d, config.dropout, clean._run.seed, epoch)
+        assert mask is not None
+        for row, start, length in zip(mask, starts, visit.lengths[is_fake], strict=True):
+            np.testing.assert_array_equal(rerun.masks[epoch, start : start + length], row[:length])
+    assert n_fakes == 3 * n * t
+
+
+def test_a_rerun_meets_each_waypoint_and_the_states_of_its_own_steps(
+    small_log: Interactions,
+) -> None:
+    clean = fitted(small_log, epochs=9)
+    rerun = clean._rerun(small_log, (1, 2))
+    shares = np.bincount(rerun.waypoints) / len(rerun.waypoints)
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.05)
+    assert (np.diff(rerun.waypoints) >= 0).all()
+    known = np.isin(rerun.steps, clean._run.steps)
+    assert known.mean() > 0.9
+    np.testing.assert_array_equal(clean._run.steps[rerun.anchors[known]], rerun.steps[known])
+
+
+@pytest.mark.parametrize("fading", [0.0, 0.03, 1.0])
+def test_what_is_summed_up_between_fake_sessions_is_what_happens_step_by_step(
+    fading: float,
+) -> None:
+    has_fakes = np.array([False, True, True, False, False, False, True, False])
+    fades = _fades(has_fakes, 0.1, fading)
+    gradients = np.random.default_rng(0).normal(size=len(has_fakes)) * has_fakes
+    change = moment = 0.0
+    quick = quick_moment = 0.0
+    for step, gradient in enumerate(gradients):
+        moment = 0.9 * moment + 0.1 * gradient
+        change = (1.0 - fading) * change - 0.1 * moment / (1.0 - 0.9 ** (step + 1))
+        if has_fakes[step]:
+            quick_moment = 0.9 * quick_moment + 0.1 * gradient
+            keep, push, pause = fades[step]
+            quick, quick_moment = keep * quick - push * quick_moment, pause * quick_moment
+    assert change != 0.0
+    assert quick == pytest.approx(change, rel=1e-9)
+    assert quick_moment == pytest.approx(moment, rel=1e-9)
+
+
+def test_the_run_keeps_states_of_each_step_and_what_their_softmax_was_divided_by(
+    small_log: Interactions,
+) -> None:
+    clean = fitted(small_log, epochs=1, batch_size=100)  # one step, from the untrained network
+    untrained = fitted(small_log, epochs=0)
+    visit = next(_visits(small_log, clean.config, clean._run.seed))
+    seed, width = clean._run.seed, int(visit.lengths.max()) - 1
+    mask = draw_dropout(visit.starts, width, 8, clean.config.dropout, seed, 0)
+    assert mask is not None
+    drawn = clean._sampling_table(small_log).draw(30, seed, visit.step)
+    probability = clean._sampling_probability(small_log.item_popularity)
+    softmax = session_softmax(
+        untrained._net,
+        torch.from_numpy(padded(small_log.item_ids, visit.starts, visit.lengths)),
+        torch.from_numpy(drawn),
+        torch.from_numpy(log_weights(probability, 30)),
+        mask=torch.from_numpy(mask),
+    )
+    states, totals = softmax.states.detach().numpy(), softmax.log_totals.detach().numpy()
+    assert clean._run.states.shape == (1, 7, 8)
+    for state, total in zip(clean._run.states[0], clean._run.log_totals[0], strict=True):
+        distance = np.abs(states - state).max(axis=1) + np.abs(totals - total)
+        assert distance.min() < 1e-5
+    assert len(np.unique(clean._run.log_totals[0])) > 3
+
+
+def test_what_pushes_an_item_down_is_the_gradient_of_genuine_users_cross_entropy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states, totals = (torch.randn(size, generator=generator) for size in ((5, 4), (5,)))
+    rows, clean = (torch.randn(3, 5, generator=generator) for _ in range(2))
+    added, is_fresh = torch.tensor([0.3, -1.0, 0.5]), torch.tensor([True, True, False])
+    rows.requires_grad_()
+    scores = states @ rows[:, :4].T + rows[:, 4] + added
+    everything = torch.cat([totals[:, None], scores[:, is_fresh]], dim=1)
+    torch.logsumexp(everything, dim=1).sum().backward()  # type: ignore[no-untyped-call]
+    assert rows.grad is not None
+    with torch.no_grad():
+        gained, held = _pushed_down(states, totals, rows, clean, is_fresh, added)
+        unmoved, _ = _pushed_down(states, totals, clean, clean, is_fresh, added)
+    np.testing.assert_allclose(gained[:2], rows.grad[:2], rtol=1e-5)
+    assert not held[:2].any()
+    assert held[2].any()
+    assert not unmoved[2].any()
+
+
+def test_items_that_mostly_fake_users_click_move_and_new_ones_start_untrained(
+    small_log: Interactions,
+) -> None:
+    clean = fitted(small_log, epochs=2, new_items_as_negatives=True)  # so the new ones are trained
+    clicks = small_log.item_popularity[:24]
+    rare, popular = np.argmin(np.where(clicks > 0, clicks, clicks.max())), np.argmax(clicks)
+    n = int(clicks[rare])
+    profile = np.array([[24, popular, *[rare] * n], [26] * (n + 2)])
+    moved = moved_items(
+        small_log, profile, clean._run, np.asarray(clean.state["items"], np.float32)
+    )
+    assert moved.items.tolist() == [rare, 24, 26]
+    assert moved.is_fresh.tolist() == [False, True, True]
+    np.testing.assert_allclose(moved.share, [0.5, 1.0, 1.0])
+    untrained = fitted(small_log, epochs=0).state["items"]
+    np.testing.assert_array_equal(moved.first, [np.zeros(8), untrained[24], untrained[26]])
+    assert not np.array_equal(clean.state["items"][24], untrained[24])
+
+
+def test_fine_tuning_follows_full_retraining_and_spares_everything_else() -> None:
+    rng = np.random.default_rng(0)
+    weights = 1.0 / np.arange(1, 61)
+    clicks = rng.choice(60, 8_000, p=weights / weights.sum())
+    users = np.repeat(np.arange(800), 10)
+    log = Interactions(users, 2 * clicks + users % 2, n_users=800, n_items=122)
+    victim = GRU4Rec({"embedding_size": 16, "n_negatives": 64})
+    victim.fit(log, np.random.default_rng(1), n_new_items=2)
+    profile = np.array([[120, 0, 2, 120, 4, 0, 120, 2]] * 8)  # what even users click
+    cheap = victim.poisoned(profile, 0, "finetune")
+    full = victim.poisoned(profile, 0, "full")
+    everyone = np.arange(800)
+    scores = {
+        name: each.score(everyone, np.tile(np.arange(122), (800, 1)))
+        for name, each in (("clean", victim), ("cheap", cheap), ("full", full))
+    }
+    np.testing.assert_array_equal(scores["cheap"][:, :120], scores["clean"][:, :120])
+    np.testing.assert_array_equal(scores["cheap"][:, 121], scores["clean"][:, 121])
+    target = {name: each[:, 120] - each[:, :120].mean(axis=1) for name, each in scores.items()}
+    changes = target["full"] - target["clean"], target["cheap"] - target["clean"]
+    assert np.abs(changes[0]).mean() > 0.3
+    assert np.corrcoef(*changes)[0, 1] > 0.8
+    assert changes[1].std() == pytest.approx(float(changes[0].std()), rel=0.4)
+    assert changes[1].mean() == pytest.approx(float(changes[0].mean()), rel=0.25)
+
+
+def test_the_run_survives_a_file_and_the_seed_of_fine_tuning_decides_nothing(
+    victim: GRU4Rec, tmp_path: Path
+) -> None:
+    victim.save(tmp_path / "victim.npz")
+    loaded = GRU4Rec.load(tmp_path / "victim.npz", victim.log)
+    assert loaded._run.seed == victim._run.seed
+    profile = profiles(victim.log, 1, 3, 4)[0]
+    first, second = (v.poisoned(profile, s, "finetune") for v, s in ((victim, 1), (loaded, 2)))
+    assert first.state.keys() == second.state.keys()
+    for name, array in first.state.items():
+        np.testing.assert_array_equal(second.state[name], array, err_msg=name)
+    past = first.state["past_items"]
+    np.testing.assert_array_equal(past[:, 24:], np.stack([first.state["items"][24:]] * 3))
+    np.testing.assert_array_equal(past[:, :10], victim.state["past_items"][:, :10])
+
+
 # -- fine-tuning and the engine ------------------------------------------------------------------
+
+
+def hostile(log: Interactions, n: int, t: int) -> list[NDArray[np.int64]]:
+    """Return profiles that a recipe made for mixed ones might not survive; shape `(n, t)` each."""
+    rare = np.argsort(log.item_popularity[: log.n_items - N_NEW], kind="stable")[0]
+    popular = np.argmax(log.item_popularity)
+    alternating = np.full((n, t), TARGETS[1])
+    alternating[:, 1::2] = popular
+    return [np.full((n, t), item) for item in (TARGETS[0], rare, popular)] + [alternating]
 
 
 @pytest.mark.parametrize(
@@ -316,25 +459,28 @@ def test_popular_items_have_the_larger_biases(victim: GRU4Rec, small_log: Intera
         (4, 5, {}),
         (4, 5, {"reg": 0.3}),
         (1, 1, {}),
-        (3, 1, {"finetune_replay": 0.0}),
-        (1, 13, {"finetune_replay": 0.5}),
-        (4, 5, {"finetune_batch_size": 100, "finetune_n_negatives": 1}),
-        (2, 3, {"max_length": 1, "finetune_replay": 100.0}),
+        (3, 1, {"dropout": 0.0}),
+        (1, 13, {"finetune_fading": 0.0}),
+        (40, 7, {"epochs": 4, "finetune_fading": 0.5}),
+        (4, 5, {"epochs": 3, "finetune_waypoints": 200, "finetune_anchors": 1}),
+        (4, 5, {"epochs": 5, "new_items_as_negatives": True, "sample_alpha": 0.0}),
+        (2, 3, {"epochs": 5, "max_length": 1, "n_negatives": 1}),
     ],
 )
 def test_compiled_fine_tuning_gives_the_parameters_of_autograd(
-    victim: GRU4Rec, make_lists: MakeLists, n: int, t: int, changes: dict[str, object]
+    small_log: Interactions, make_lists: MakeLists, n: int, t: int, changes: dict[str, object]
 ) -> None:
-    clean = with_settings(victim, **changes)
+    clean = fitted(small_log, **changes)
     engine = clean.engine(make_lists(clean.log, TARGETS))
     assert isinstance(engine, GRU4RecEngine)
-    for profile in (*profiles(clean.log, 2, n, t), np.full((n, t), TARGETS[0])):
+    n_changed = 0
+    for profile in (*profiles(small_log, 2, n, t), *hostile(small_log, n, t)):
         expected = clean.poisoned(profile, 9, "finetune").state
-        found = engine.parameters(profile, 9)
-        assert found.keys() == expected.keys()
-        assert not np.array_equal(expected["bias"], clean.state["bias"])
-        for name, array in expected.items():
-            np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-4, err_msg=name)
+        found = engine.parameters(profile)
+        n_changed += not np.array_equal(expected["bias"], clean.state["bias"])
+        for name, array in found.items():
+            np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-3, err_msg=name)
+    assert n_changed >= 3, n_changed
 
 
 def test_the_engine_counts_as_the_plain_path_does_in_every_shape(
@@ -395,20 +541,18 @@ def test_the_engine_survives_another_shape_seed_and_order(
     engine = victim.engine(make_lists(victim.log, TARGETS))
     batch = profiles(victim.log, 4, 3, 4)
     first = engine.exposure(batch, 1)
-    other_seed = engine.exposure(batch, 2)
     engine.exposure(batch[:, :1], 1)
-    np.testing.assert_array_equal(engine.exposure(batch[::-1], 1), first[::-1])
-    assert not np.array_equal(first, other_seed)
+    np.testing.assert_array_equal(engine.exposure(batch[::-1], 2), first[::-1])
+    assert (first != first[0]).any()
 
 
 def test_a_set_leaves_nothing_behind_for_the_next_on_its_thread(
-    victim: GRU4Rec, make_lists: MakeLists, monkeypatch: pytest.MonkeyPatch
+    small_log: Interactions, make_lists: MakeLists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECATTACK_NUM_THREADS", "1")
-    settings = {"finetune_replay": 0.0, "finetune_n_negatives": 1, "finetune_learning_rate": 0.5}
-    clean = with_settings(victim, **settings)
+    clean = fitted(small_log, epochs=30)
     engine = clean.engine(make_lists(clean.log, TARGETS))
-    batch = np.array([[[24, 24]], [[26, 25]], [[24, 24]], [[5, 6]]])
+    batch = np.array([[[24] * 4] * 8, [[26, 25] * 2] * 8, [[24] * 4] * 8, [[5, 6] * 2] * 8])
     together = engine.exposure(batch, 1)
     alone = [engine.exposure(profile[None], 1)[0] for profile in batch]
     np.testing.assert_array_equal(together, alone)
@@ -435,7 +579,7 @@ def test_the_engine_equals_the_plain_path_on_real_data(dataset: str) -> None:
     n_items = log.n_items
     log = log.with_catalogue(n_items + 8)
     rng = np.random.default_rng(0)
-    settings = {"epochs": 1, "max_length": 10, "finetune_learning_rate": 0.01}
+    settings = {"epochs": 2, "max_length": 10}
     victim = GRU4Rec(settings).fit(log, rng, n_new_items=8)
     candidates = np.stack(
         [
@@ -470,7 +614,9 @@ def test_the_engine_equals_the_plain_path_on_real_data(dataset: str) -> None:
     [
         ("max_length", 0),
         ("n_negatives", 1.5),
-        ("finetune_n_negatives", 0),
+        ("finetune_anchors", 0),
+        ("finetune_waypoints", 0),
+        ("finetune_fading", 1.1),
         ("sample_alpha", -0.1),
         ("dropout", 1.0),
     ],

@@ -19,8 +19,8 @@ from recattack_gym.victims.graph_kernel import (
     room_for_fakes,
 )
 from recattack_gym.victims.ngcf import Examples, propagate
+from recattack_gym.victims.ngcf_engine import NGCFEngine
 from recattack_gym.victims.ngcf_kernel import (
-    NGCFEngine,
     Parameters,
     make_workspace,
     propagate_all,
@@ -157,8 +157,8 @@ def test_compiled_training_equals_autograd(
         0,
         work,
     )
-    for found, expected in zip(parameters, victim.state.values(), strict=True):
-        np.testing.assert_allclose(found, expected, atol=2e-5)
+    for name, found in parameters._asdict().items():
+        np.testing.assert_allclose(found, victim.state[name], atol=2e-5)
     propagate_all(parameters, graph, np.arange(n_nodes, dtype=np.int32), work)
     np.testing.assert_allclose(work.final, victim._propagated(), atol=2e-4)
 
@@ -198,7 +198,7 @@ def test_the_number_of_layers_must_be_positive() -> None:
 
 
 def test_fake_edges_act_without_any_training(small_log: Interactions) -> None:
-    idle = NGCF({"embedding_size": 8, "finetune_epochs": 0})
+    idle = NGCF({"embedding_size": 8, "warm_start_epochs": 0, "finetune_epochs": 0})
     idle.fit(small_log, np.random.default_rng(0), n_new_items=N_NEW)
     poisoned = idle.poisoned(np.full((2, 3), 25), 1, "finetune")
     users, item = np.arange(small_log.n_users), np.full((small_log.n_users, 1), 25)
@@ -336,38 +336,72 @@ def test_no_event_gets_a_negative_that_its_user_has_seen(small_log: Interactions
     assert 0.0 < last.learning_rate < 0.1 * first.learning_rate
 
 
-def test_fine_tuning_moves_the_fake_users_and_their_items_alone(
+def test_fine_tuning_moves_what_was_clicked_fake_users_and_genuine_ones_who_met_it(
     victim: NGCF,
 ) -> None:
     profile = np.array([[25, 0, 25], [3, 0, 7]])
+    log, n_items = victim.log, victim.log.n_items
     clean, poisoned = victim.state, victim.poisoned(profile, 1, "finetune").state
     for key in ("weights", "biases"):
         np.testing.assert_array_equal(poisoned[key], clean[key])
     n_clean = len(clean["embeddings"])
     moved = (poisoned["embeddings"][:n_clean] != clean["embeddings"]).any(axis=1)
-    assert np.flatnonzero(moved).tolist() == [0, 3, 7, 25]
-    fakes = victim._first_fakes(1, 2)
-    assert (poisoned["embeddings"][n_clean:] != fakes).any(axis=1).all()
+    assert np.flatnonzero(moved[:n_items]).tolist() == [0, 3, 7, 25]
+    plan = victim._plan(log, (2, 3), 1)
+    is_clicked = np.isin(np.arange(n_items), profile)
+    users = plan.warm.examples(log, profile, is_clicked).users
+    met = np.unique(users[users < log.n_users])
+    assert np.flatnonzero(moved[n_items:]).tolist() == met.tolist()
+    assert 0 < len(met) < log.n_users
+    last = poisoned["embeddings"][n_items:n_clean, -1]
+    np.testing.assert_array_equal(last, clean["embeddings"][n_items:, -1])
+    assert (poisoned["embeddings"][n_clean:] != plan.fakes).any(axis=1).all()
 
 
-@pytest.mark.parametrize("n_layers", [1, 2, 3, 4])
+def hostile(log: Interactions, n: int, t: int) -> NDArray[np.int64]:
+    """Return mixtures, one target, alternation with a popular item, one popular item, everything."""
+    popular = np.argsort(-log.item_popularity, kind="stable")
+    clicks = np.arange(n * t).reshape(n, t)
+    return np.stack(
+        [
+            *profiles(log, 2, n, t),
+            np.full((n, t), 25),
+            np.where(clicks % 2 == 0, 24, popular[0]),
+            np.full((n, t), popular[0]),
+            clicks % log.n_items,
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"n_layers": 1},
+        {"n_layers": 4, "embedding_size": 5},
+        {"new_items_as_negatives": True, "finetune_replay": 3.0},
+        {"finetune_replay": 0.0},
+        {"finetune_epochs": 0},
+        {"warm_start_epochs": 0},
+        {"warm_start_epochs": 0, "finetune_epochs": 0},
+        {"finetune_batch_size": 1, "warm_start_epochs": 3},
+        {"finetune_waypoints": 1, "popular_negatives": 0.0},
+        {"finetune_waypoints": 9, "warm_start_epochs": 4},
+    ],
+    ids=str,
+)
 def test_compiled_fine_tuning_equals_the_plain_path(
-    small_log: Interactions, make_lists: MakeLists, n_layers: int
+    small_log: Interactions, make_lists: MakeLists, settings: dict[str, object]
 ) -> None:
-    settings = {
-        "embedding_size": 6,
-        "n_layers": n_layers,
-        "epochs": 5,
-        "batch_size": 64,
-        "finetune_epochs": 3,
-        "finetune_batch_size": 10,
-    }
-    victim = NGCF(settings).fit(small_log, np.random.default_rng(3), n_new_items=N_NEW)
+    lively = {"embedding_size": 6, "epochs": 5, "batch_size": 64, "finetune_batch_size": 10}
+    victim = NGCF({**lively, **settings})
+    victim.fit(small_log, np.random.default_rng(3), n_new_items=N_NEW)
     engine = victim._compiled_engine(make_lists(small_log, TARGETS))
     assert isinstance(engine, NGCFEngine)
-    for profile in profiles(small_log, 2, 3, 4):
+    for profile in hostile(small_log, 3, 4):
         engine.exposure(profile[None], 5)
-        (thread,) = engine._threads.values()
+        (thread,) = engine._threads
         poisoned = victim.poisoned(profile, 5, "finetune")
         np.testing.assert_allclose(thread.embeddings, poisoned.state["embeddings"], atol=1e-4)
         np.testing.assert_allclose(thread.work.final, poisoned._propagated(), atol=1e-3)
+        assert not any(gradient.any() for gradient in thread.gradients)
