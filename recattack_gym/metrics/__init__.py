@@ -1,5 +1,14 @@
 """Pure functions that measure recommendation quality and attacks."""
 
+from recattack_gym.metrics.detection import (
+    Flagged,
+    average_precision,
+    detection_auc,
+    precision_at_n,
+    precision_at_prevalence,
+    recall_at_fpr,
+    recall_at_n,
+)
 from recattack_gym.metrics.ranking import hr_at_k, ndcg_at_k
 from recattack_gym.metrics.ratings import Prediction, availability, average_rating, integrity, rmse
 from recattack_gym.metrics.targets import (
@@ -13,14 +22,21 @@ from recattack_gym.metrics.targets import (
 )
 
 __all__ = [
+    "Flagged",
     "Prediction",
     "availability",
+    "average_precision",
     "average_rating",
+    "detection_auc",
     "hit_one_at_k",
     "hr_at_k",
     "integrity",
     "list_jaccard",
     "ndcg_at_k",
+    "precision_at_n",
+    "precision_at_prevalence",
+    "recall_at_fpr",
+    "recall_at_n",
     "rmse",
     "target_hit_rate_of_test_users_at_k",
     "target_hr_at_k",

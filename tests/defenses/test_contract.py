@@ -18,7 +18,12 @@ from recattack_gym.core import (
 from recattack_gym.defenses import DETECTORS, Detector
 from tests.defenses.cases import attacked
 
-QUICK: dict[str, dict[str, object]] = {}
+QUICK: dict[str, dict[str, object]] = {
+    "svm": {"c_grid": (1.0,), "gamma_grid": (0.1,)},
+    "svm-tia": {"c_grid": (1.0,), "gamma_grid": (0.1,)},
+    "svm-clicks": {"c_grid": (1.0,), "gamma_grid": (0.1,)},
+    "gru-attention": {"embedding_size": 8, "hidden_size": 8, "epochs": 12},
+}
 """Settings with which a detector is done soon."""
 ON_CLICKS = [name for name, kind in DETECTORS.items() if not kind.needs_ratings]
 ON_BOTH = [
