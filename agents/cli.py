@@ -490,6 +490,12 @@ def _describe_attack(data: Mapping[str, object]) -> str:
         lines.append(
             f"{len(draws)} draws     mean {data['mean_rec_num']}, best {data['best_rec_num']}"
         )
+    defense = data.get("defense")
+    if isinstance(defense, dict):
+        lines.append(
+            f"defense      {', '.join(defense['detectors'])}: caught {defense['n_dropped']} fake users, "
+            f"flagged {defense['n_genuine_flagged']} genuine ones"
+        )
     quality = data.get("side_effects")
     if isinstance(quality, dict):
         lines.append(

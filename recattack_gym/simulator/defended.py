@@ -243,7 +243,13 @@ def make_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
         if isinstance(one, str):
             if one not in DETECTORS:
                 raise UnknownNameError("defense", one, DETECTORS)
-            screenings.append(Screening(DETECTORS[one]()))
+            kind = DETECTORS[one]
+            if kind.is_supervised:
+                raise ArgumentError(
+                    f"defense {one!r} learns from fake users that are known: give "
+                    f"Screening(detector) with a fitted {kind.__name__}"
+                )
+            screenings.append(Screening(kind()))
         elif isinstance(one, Screening):
             screenings.append(one)
         else:

@@ -207,6 +207,8 @@ def test_wrong_defenses_are_refused() -> None:
         Screening("repeats")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="unknown defense 'pca'"):
         make_simulator({"defense": "pca"})
+    with pytest.raises(ArgumentError, match="'svm-clicks' learns from fake users that are known"):
+        make_simulator({"defense": "svm-clicks"})
     with pytest.raises(ArgumentError, match="defense must be a name, a Screening"):
         make_simulator({"defense": 3})
     with pytest.raises(ArgumentError, match="defense must be a name, a Screening"):
