@@ -55,6 +55,7 @@ BENCHMARKS = {
     "embeddings": "what attacks click on a map of the items, as in PoisonRec's Figure 6 (needs scikit-learn)",
     "gp": "attacks through surrogates with and without Gradient Passing: strength, time, likeness",
     "kkt": "attacks on predicted ratings: PGA, SGLD, uniform against ALS and NuclearNorm",
+    "detect": "which detectors find which attacks, learnt on others",
     "peers": "one attack iteration in the unit in which other toolkits were measured",
 }
 """Benchmarks, each in `agents/benchmark/<name>.py`, imported when one is run."""
