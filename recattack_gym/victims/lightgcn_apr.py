@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from recattack_gym.victims.factors import Factors, hold_back
 from recattack_gym.victims.graph import InteractionGraph
 from recattack_gym.victims.lightgcn import LightGCN, LightGCNConfig, propagate
 from recattack_gym.victims.ngcf import Examples, _adjacency
+from recattack_gym.victims.pamacf import PamaCFConfig
 from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.schedule import fake_share
 
@@ -54,6 +56,8 @@ class LightGCNAPR(LightGCN):
     name = "LightGCN-APR"
     config_class = LightGCNAPRConfig
     config: LightGCNAPRConfig
+    _factor_config: ClassVar[type[APRConfig]] = APRConfig
+    """Whose defaults the warm start and fine-tuning have."""
 
     @property
     def _adversary(self) -> Adversary:
@@ -70,7 +74,7 @@ class LightGCNAPR(LightGCN):
         if self._adversary.is_idle:
             super()._fit_factors(factors, log, seed)
             return
-        config, apr = self.config, APRConfig()
+        config, apr = self.config, self._factor_config()
         fit_adversarial(
             factors,
             log,
@@ -90,7 +94,7 @@ class LightGCNAPR(LightGCN):
         if self._adversary.is_idle:
             return bpr
         config = self.config
-        return APRConfig(
+        return self._factor_config(
             embedding_size=bpr.embedding_size,
             initial_scale=bpr.initial_scale,
             new_items_as_negatives=bpr.new_items_as_negatives,
@@ -252,8 +256,10 @@ class LightGCNAPR(LightGCN):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LightGCNPamaCFConfig(LightGCNAPRConfig):
-    """Settings of LightGCN-PamaCF."""
+    """Settings of LightGCN-PamaCF; the warm start has PamaCF's own defaults besides."""
 
+    eps: float = 0.2
+    """Euclidean length of the perturbation of a final embedding, of a user of the usual norm, as in PamaCF."""
     coefficient: Coefficient = "squared"
     """How a user's share of `eps` follows from the norm of the final embedding; see `PamaCFConfig`."""
 
@@ -267,10 +273,9 @@ class LightGCNPamaCF(LightGCNAPR):
 
     Zhang, Cao, Wu, Sun, Shen, Cheng, "Understanding and Improving Adversarial Collaborative Filtering for
     Robust Recommendation", NeurIPS 2024; see `PamaCF` for the coefficient and `LightGCNAPR` for what is
-    perturbed.
+    perturbed. The warm start's factors are those of `PamaCF`.
 
-    With `coefficient="uniform"` it is LightGCN-APR, and with `eps = 0` or `adv_reg = 0` LightGCN, bit for
-    bit.
+    With `eps = 0` or `adv_reg = 0` the victim is LightGCN, bit for bit.
 
     Differs from the paper: as LightGCN-APR does. Training on the graph compares norms with their mean over
     the batch, as the code does, but the warm start and fine-tuning compare them as `PamaCF` does.
@@ -279,6 +284,7 @@ class LightGCNPamaCF(LightGCNAPR):
     name = "LightGCN-PamaCF"
     config_class = LightGCNPamaCFConfig
     config: LightGCNPamaCFConfig
+    _factor_config = PamaCFConfig
 
     @property
     def _coefficient(self) -> Coefficient:

@@ -37,8 +37,8 @@ class PamaCF(APR):
     that a user with a longer embedding bears a larger perturbation. The coefficient of the triple's user
     holds for its items, too.
 
-    With `eps = 0` or `adv_reg = 0` the victim is BPR, and with `coefficient="uniform"` it is APR, bit for
-    bit.
+    With `eps = 0` or `adv_reg = 0` the victim is BPR of the same settings, and with `coefficient="uniform"`
+    it is APR, bit for bit.
 
     Differs from the paper: as APR does; and norms are compared with their mean over all users at the
     beginning of an epoch (in fine-tuning: in the clean state), where the code takes the mean over a batch of

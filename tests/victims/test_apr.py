@@ -142,12 +142,12 @@ def test_without_an_adversary_the_victim_is_bpr_bit_for_bit(
 
 
 def test_uniform_coefficients_make_pamacf_apr_bit_for_bit(small_log: Interactions) -> None:
-    apr = fitted(APR, small_log)
-    uniform = fitted(PamaCF, small_log, coefficient="uniform")
+    apr = fitted(APR, small_log, reg=0.02)
+    uniform = fitted(PamaCF, small_log, reg=0.02, coefficient="uniform")
     assert_same(uniform, apr)
     profile = attacks(small_log, 3, 5)[0]
     assert_same(uniform.poisoned(profile, 1, "finetune"), apr.poisoned(profile, 1, "finetune"))
-    squared = fitted(PamaCF, small_log)
+    squared = fitted(PamaCF, small_log, reg=0.02)
     assert np.abs(squared.state["users"] - apr.state["users"]).max() > 1e-4
 
 
