@@ -21,6 +21,10 @@ VICTIM_NAMES = (
     "LightGCN",
     "MF-BCE",
     "MultiVAE",
+    "APR",
+    "PamaCF",
+    "LightGCN-APR",
+    "LightGCN-PamaCF",
 )
 """Keys of `recattack_gym.victims.VICTIMS`, written out so that no victim is imported; tested equal."""
 

@@ -56,6 +56,7 @@ BENCHMARKS = {
     "embeddings": "what attacks click on a map of the items, as in PoisonRec's Figure 6 (needs scikit-learn)",
     "gp": "attacks through surrogates with and without Gradient Passing: strength, time, likeness",
     "kkt": "attacks on predicted ratings: PGA, SGLD, uniform against ALS and NuclearNorm",
+    "detect": "which detectors find which attacks, learnt on others",
     "peers": "one attack iteration in the unit in which other toolkits were measured",
 }
 """Benchmarks, each in `agents/benchmark/<name>.py`, imported when one is run."""
@@ -490,6 +491,12 @@ def _describe_attack(data: Mapping[str, object]) -> str:
     if isinstance(draws, list) and len(draws) > 1:
         lines.append(
             f"{len(draws)} draws     mean {data['mean_rec_num']}, best {data['best_rec_num']}"
+        )
+    defense = data.get("defense")
+    if isinstance(defense, dict):
+        lines.append(
+            f"defense      {', '.join(defense['detectors'])}: caught {defense['n_dropped']} fake users, "
+            f"flagged {defense['n_genuine_flagged']} genuine ones"
         )
     quality = data.get("side_effects")
     if isinstance(quality, dict):

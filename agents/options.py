@@ -50,6 +50,13 @@ def add_environment_options(parser: argparse.ArgumentParser, *, for_training: bo
         metavar="C|all",
         help="items ranked per user, targets included; `all` ranks the catalogue",
     )
+    option(
+        "--defense",
+        nargs="+",
+        metavar="NAME",
+        help="detectors (the most suspicious 1 %% of accounts are kept out of training) and robust "
+        "training, e.g. pca-varselect apr",
+    )
     option("--retrain", choices=("finetune", "full"), help="how the platform takes in the poison")
     option(
         "--victim-config",
@@ -86,6 +93,7 @@ OPTION_NAMES = (
     "direction",
     "k",
     "n_candidates",
+    "defense",
     "retrain",
     "victim_config",
     "platform_seed",

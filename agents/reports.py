@@ -63,6 +63,8 @@ def attack_fields(
         profiles: What is injected.
         side_effects: Whether to measure how recommendations for genuine users suffer.
     """
+    from recattack_gym.simulator import DefendedSimulator
+
     exposure = simulator.exposure(profiles)[0]
     rec_num = int(exposure.sum())
     fields: dict[str, object] = {
@@ -76,6 +78,14 @@ def attack_fields(
         "accounts": profiles.budget.n_fake_users,
         "profiles_hash": profiles.content_hash,
     }
+    if isinstance(simulator, DefendedSimulator):
+        screened = simulator.screen(profiles)
+        fields["defense"] = {
+            "detectors": [each.detector.name for each in simulator.screening],
+            "n_dropped": int(screened.n_dropped[0]),
+            "n_genuine_flagged": int(screened.n_genuine_flagged[0]),
+            "n_genuine_dropped": int(simulator.genuine_dropped.sum()),
+        }
     if side_effects and simulator.dataset is not None:
         quality = simulator.side_effects(profiles)
         fields["side_effects"] = {

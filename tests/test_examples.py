@@ -224,3 +224,19 @@ def test_that_file_logs_every_update(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(math.isfinite(value) for _, value, _ in written)
     assert {"losses/policy", "losses/value", "losses/entropy"} <= {tag for tag, *_ in written}
     assert written[-1][0] == "closed"
+
+
+def test_adversarial_training_halves_what_a_push_at_embeddings_costs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example = load_example("attack_embeddings")
+    results = example.main(victims=("BPR", "APR"), eps=(1.0,), n_steps=2)
+    for of_attack in results.values():
+        clean, noise, fgsm = (of_attack[name] for name in ("none", "random, 1", "FGSM, 1"))
+        assert clean.drop == 0.0
+        assert clean.loss < noise.loss < fgsm.loss
+        assert noise.ndcg > fgsm.ndcg > 0.0
+    plain, robust = (results[name]["FGSM, 1"] for name in ("BPR", "APR"))
+    assert robust.drop < 0.6 * plain.drop  # 0.144 and 0.060
+    assert robust.loss < plain.loss
+    assert "| FGSM, 1 " in capsys.readouterr().out

@@ -48,6 +48,10 @@ ITEM_ARRAYS: Mapping[str, str] = MappingProxyType(
         "NGCF": "embeddings",
         "LightGCN": "embeddings",
         "MF-BCE": "items",
+        "APR": "items",
+        "PamaCF": "items",
+        "LightGCN-APR": "embeddings",
+        "LightGCN-PamaCF": "embeddings",
     }
 )
 """Victims with learnt item embeddings, and the array of their file that begins with them."""

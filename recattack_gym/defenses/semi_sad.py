@@ -44,8 +44,8 @@ class SemiSAD(Detector):
     Gaussian naive Bayes with equal priors; EM in which users without label weigh lambda. The score is the
     logarithm of the odds.
 
-    Differs from the paper: features are standardised by the known users' mean and deviation, lest the constant
-    added to variances drown the small ones; that constant, and lambda, are ours.
+    Differs from the paper: features are standardised by the known users' mean and deviation, lest the
+    constant added to variances drown the small ones; that constant, and lambda, are ours.
     """
 
     name = "semi-sad"

@@ -16,8 +16,9 @@ from recattack_gym.core.random import draw_seed
 from recattack_gym.datasets import Dataset, Split
 from recattack_gym.defenses import DETECTORS, Screening
 from recattack_gym.metrics.ranking import hr_at_k, ndcg_at_k
-from recattack_gym.simulator.platform import PlatformSimulator, SideEffects
+from recattack_gym.simulator.platform import PlatformSimulator, SideEffects, victim_class
 from recattack_gym.victims.base import RETRAINS, ExposureEngine, Retrain, Victim
+from recattack_gym.victims.robust import TRAININGS, robust_victim
 
 Defense = str | Screening | Sequence[str | Screening] | None
 """What `make_simulator` takes as `defense`."""
@@ -227,7 +228,8 @@ def make_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
 
     Args:
         arguments: Keyword arguments of `PlatformSimulator`, and `defense`: `None`; a name from
-            `DETECTORS`; a `Screening`, for another share or a fitted detector; or a sequence of such.
+            `DETECTORS`; robust training by name (`victims.robust`), where there is some for the victim;
+            a `Screening`, for another share or a fitted detector; or a sequence of such.
 
     Raises:
         ArgumentError: If an argument is wrong.
@@ -240,10 +242,18 @@ def make_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
     screenings: list[Screening] = []
     several = defense if isinstance(defense, list | tuple) else (defense,)
     for one in several:
-        if isinstance(one, str):
+        if isinstance(one, str) and one in TRAININGS:
+            rest["victim"] = robust_victim(one, victim_class(rest.get("victim", "BPR")).name)
+        elif isinstance(one, str):
             if one not in DETECTORS:
-                raise UnknownNameError("defense", one, DETECTORS)
-            screenings.append(Screening(DETECTORS[one]()))
+                raise UnknownNameError("defense", one, (*DETECTORS, *TRAININGS))
+            kind = DETECTORS[one]
+            if kind.is_supervised:
+                raise ArgumentError(
+                    f"defense {one!r} learns from fake users that are known: give "
+                    f"Screening(detector) with a fitted {kind.__name__}"
+                )
+            screenings.append(Screening(kind()))
         elif isinstance(one, Screening):
             screenings.append(one)
         else:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from recattack_gym.victims.als import ALS
+from recattack_gym.victims.apr import APR
 from recattack_gym.victims.autorec import AutoRec
 from recattack_gym.victims.base import (
     ExposureEngine,
@@ -20,11 +21,13 @@ from recattack_gym.victims.gru4rec import GRU4Rec
 from recattack_gym.victims.itemknn import ItemKNN
 from recattack_gym.victims.itempop import ItemPop
 from recattack_gym.victims.lightgcn import LightGCN
+from recattack_gym.victims.lightgcn_apr import LightGCNAPR, LightGCNPamaCF
 from recattack_gym.victims.mf_bce import MFBCE
 from recattack_gym.victims.multivae import MultiVAE
 from recattack_gym.victims.neumf import NeuMF
 from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.nuclear_norm import NuclearNorm
+from recattack_gym.victims.pamacf import PamaCF
 from recattack_gym.victims.pmf import PMF
 from recattack_gym.victims.ranking import CandidateLists
 
@@ -44,12 +47,17 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "LightGCN": LightGCN,
         "MF-BCE": MFBCE,
         "MultiVAE": MultiVAE,
+        "APR": APR,
+        "PamaCF": PamaCF,
+        "LightGCN-APR": LightGCNAPR,
+        "LightGCN-PamaCF": LightGCNPamaCF,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
 
 __all__ = [
     "ALS",
+    "APR",
     "BPR",
     "MFBCE",
     "NGCF",
@@ -64,9 +72,12 @@ __all__ = [
     "ItemKNN",
     "ItemPop",
     "LightGCN",
+    "LightGCNAPR",
+    "LightGCNPamaCF",
     "MultiVAE",
     "NeuMF",
     "NuclearNorm",
+    "PamaCF",
     "PlainEngine",
     "PoisonedBatch",
     "Retrain",

@@ -125,11 +125,21 @@ class LightGCN(Victim):
 
     def _first_embeddings(self, log: Interactions, rng: np.random.Generator) -> NDArray[np.float32]:
         """Train BPR and find a layer 0 whose mean over the layers comes near; shape `(n_nodes, d)`."""
+        config = self.config
+        seed = draw_seed(rng)
+        factors = Factors.draw(log, config.embedding_size - 1, config.initial_scale, rng)
+        self._fit_factors(factors, log, seed)
+        items = np.column_stack([factors.items, factors.bias])
+        rows = np.concatenate([items, _with_one(factors.users)])
+        if config.warm_start_epochs == 0:
+            return rows
+        return solve_layer0(self._mean_over(log), rows, config.warm_start_steps)
+
+    def _fit_factors(self, factors: Factors, log: Interactions, seed: int) -> None:
+        """Train the factors of the warm start in place."""
         from recattack_gym.victims.mf_kernel import fit_bpr
 
         config, bpr = self.config, BPRConfig()
-        seed = draw_seed(rng)
-        factors = Factors.draw(log, config.embedding_size - 1, config.initial_scale, rng)
         fit_bpr(
             factors,
             log,
@@ -140,11 +150,6 @@ class LightGCN(Victim):
             reg=bpr.reg,
             seed=seed,
         )
-        items = np.column_stack([factors.items, factors.bias])
-        rows = np.concatenate([items, _with_one(factors.users)])
-        if config.warm_start_epochs == 0:
-            return rows
-        return solve_layer0(self._mean_over(log), rows, config.warm_start_steps)
 
     def _mean_over(self, log: Interactions) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
         """Return what averages the layers above any layer 0 of shape `(n_nodes, d)` on a log's graph."""

@@ -146,6 +146,31 @@ def test_attack_measures_several_draws(run: Runner) -> None:
     assert "3 draws" in err
 
 
+def test_attack_says_what_a_defense_caught_and_what_it_cost(run: Runner) -> None:
+    attack = ("attack", "ItemPop", "--attacker", "random", "--no-side-effects", *SMALL)
+    code, plain, _ = run(*attack)
+    assert code == 0
+    assert "defense" not in plain
+    code, data, _ = run(*attack, "--defense", "popularity", "pca-varselect")
+    assert code == 0
+    assert data["config"]["env"]["defense"] == ["popularity", "pca-varselect"]
+    defense = data["defense"]
+    assert defense["detectors"] == ["popularity", "pca-varselect"]
+    assert 0 < defense["n_dropped"] <= 4
+    assert 0 < defense["n_genuine_dropped"] <= 20  # 1 % of 1,000 users by each of two detectors
+    assert "caught" in run.text(*attack, "--defense", "popularity")[1]
+
+
+def test_attack_refuses_defenses_that_are_none(run: Runner) -> None:
+    attack = ("attack", "ItemPop", "--attacker", "random", *SMALL)
+    code, _, err = run(*attack, "--defense", "popularty")
+    assert code == 2
+    assert "did you mean 'popularity'" in err
+    code, _, err = run(*attack, "--defense", "svm")
+    assert code == 2
+    assert "learns from fake users that are known" in err
+
+
 def test_attack_takes_options_of_environment_victim_and_attacker(run: Runner) -> None:
     code, data, _ = run(
         "attack", "recattack_gym:RecPoison-BPR-v0", "--attacker", "popular",

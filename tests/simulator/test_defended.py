@@ -11,6 +11,7 @@ from recattack_gym.core import ArgumentError, Interactions, UnknownNameError
 from recattack_gym.datasets import SyntheticConfig, from_interactions, generate
 from recattack_gym.defenses import DETECTORS, Detector, DetectorConfig, Screening
 from recattack_gym.simulator import DefendedSimulator, PlatformSimulator, make_simulator
+from recattack_gym.victims import BPR
 
 QUICK = {"epochs": 2, "embedding_size": 8, "finetune_epochs": 2}
 
@@ -207,6 +208,8 @@ def test_wrong_defenses_are_refused() -> None:
         Screening("repeats")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="unknown defense 'pca'"):
         make_simulator({"defense": "pca"})
+    with pytest.raises(ArgumentError, match="'svm-clicks' learns from fake users that are known"):
+        make_simulator({"defense": "svm-clicks"})
     with pytest.raises(ArgumentError, match="defense must be a name, a Screening"):
         make_simulator({"defense": 3})
     with pytest.raises(ArgumentError, match="defense must be a name, a Screening"):
@@ -234,3 +237,18 @@ def test_names_make_the_platform() -> None:
     given = make_simulator({**plain, "defense": [Screening(Repeats(), 0.2), "popularity"]})
     assert isinstance(given, DefendedSimulator)
     assert [s.detector.name for s in given.screening] == ["repeats", "popularity"]
+
+
+def test_robust_training_is_the_robust_victim_and_composes_with_detectors() -> None:
+    arguments = {"dataset": small_log(), "n_candidates": 20, "victim_config": QUICK}
+    robust = make_simulator({**arguments, "victim": "BPR", "defense": "apr"})
+    assert type(robust) is PlatformSimulator
+    assert robust.victim.name == "APR"
+    named = make_simulator({**arguments, "victim": "APR"})
+    profile = np.random.default_rng(0).integers(0, named.n_items, (4, 6))
+    assert robust.exposure(profile).tolist() == named.exposure(profile).tolist()
+    both = make_simulator({**arguments, "victim": BPR, "defense": ["pamacf", "popularity"]})
+    assert isinstance(both, DefendedSimulator)
+    assert both.victim.name == "PamaCF"
+    with pytest.raises(UnknownNameError, match="apr training"):
+        make_simulator({**arguments, "victim": "ItemPop", "defense": "apr"})

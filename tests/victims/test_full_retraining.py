@@ -35,7 +35,7 @@ def test_fake_users_leave_untrained_parameters_as_they_were(
     name: str, small_log: Interactions, quick_config: Callable[[str], dict[str, object]]
 ) -> None:
     config = {**quick_config(name), "epochs": 0}
-    if name in ("NGCF", "LightGCN"):
+    if hasattr(VICTIMS[name].config_class(), "warm_start_epochs"):
         config["warm_start_epochs"] = 0
     victim = VICTIMS[name](config).fit(small_log, np.random.default_rng(3), n_new_items=N_NEW)
     before = victim.state
