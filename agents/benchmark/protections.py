@@ -1,14 +1,13 @@
 """What `recattack bench defense` compares: screening by detectors, robust training, and both together."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib import import_module
 
 from recattack_gym.core import UnknownNameError
 from recattack_gym.core.checks import as_real
 from recattack_gym.core.sources import imported_files, source_digest
 from recattack_gym.defenses import DETECTORS, Screening
+from recattack_gym.victims.robust import ROBUST
 
 NONE = "none"
 """The label of no defence."""
@@ -18,24 +17,11 @@ CLICK_DETECTORS = tuple(
     if not detector.is_supervised and not detector.needs_ratings
 )
 """Detectors that a platform can switch on: they need neither ratings nor examples of attacks."""
-_ROBUST = "recattack_gym.victims.robust"
-
-
-def robust_forms() -> Mapping[tuple[str, str], str]:
-    """Return (training, plain victim) -> robust victim; nothing where no victims have robust forms."""
-    try:
-        module = import_module(_ROBUST)
-    except ModuleNotFoundError as error:
-        if error.name != _ROBUST:
-            raise
-        return {}
-    forms: Mapping[tuple[str, str], str] = module.ROBUST
-    return forms
 
 
 def trainings() -> tuple[str, ...]:
     """Return the names of the robust trainings that there are."""
-    return tuple(dict.fromkeys(training for training, _ in robust_forms()))
+    return tuple(dict.fromkeys(training for training, _ in ROBUST))
 
 
 def default_labels() -> tuple[str, ...]:
@@ -58,7 +44,7 @@ class Protection:
 
     def victim(self, plain: str) -> str | None:
         """Return the victim that a platform with a plain one runs; `None` if it has no such form."""
-        return plain if self.training is None else robust_forms().get((self.training, plain))
+        return plain if self.training is None else ROBUST.get((self.training, plain))
 
     @property
     def screenings(self) -> tuple[Screening, ...]:

@@ -179,7 +179,7 @@ def test_nothing_that_exists_is_measured_again_and_what_is_missing_is(
 def test_robust_training_is_found_where_there_is_a_form_of_the_victim(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protections, "robust_forms", lambda: FORMS)
+    monkeypatch.setattr(protections, "ROBUST", FORMS)
     words = options(
         tmp_path, **{"--defenses": "apr apr+popularity", "--attackers": "random-search"}
     )
@@ -206,7 +206,7 @@ def test_robust_training_is_found_where_there_is_a_form_of_the_victim(
 
 
 def test_defences_go_by_names_that_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protections, "robust_forms", lambda: FORMS)
+    monkeypatch.setattr(protections, "ROBUST", FORMS)
     found = protections_of(["popularity+apr", "none", "popularity+apr", "apr"], 0.02)
     assert [each.label for each in found] == ["none", "popularity+apr", "apr"]
     assert found[1].detectors == ("popularity",)
@@ -219,7 +219,7 @@ def test_defences_go_by_names_that_are_known(monkeypatch: pytest.MonkeyPatch) ->
             protections_of([label], 0.01)
     with pytest.raises(ArgumentError, match="--share must be"):
         protections_of(["popularity"], 0.9)
-    monkeypatch.setattr(protections, "robust_forms", dict)
+    monkeypatch.setattr(protections, "ROBUST", {})
     with pytest.raises(UnknownNameError, match="unknown defense 'apr'"):
         protections_of(["apr"], 0.01)
 
@@ -273,7 +273,10 @@ def test_adaptive_attackers_ask_the_defended_platform(
     assert n_queries == 8
     assert rows["popularity"]["rec_num"] == int(simulator.rec_num(plan)[0])
     assert rows["popularity"]["n_dropped"] == int(simulator.screen(plan).n_dropped[0])
-    assert "## Attackers that adapt" in data["table"]
+    table = attack_table(data["adaptive"], with_place=True)
+    assert [line[:4] for line in cells(table)[2:]] == [
+        ["synthetic", "CoVisitation", "random-search", name] for name in ("none", "popularity")
+    ]
 
 
 def test_a_plan_for_other_items_and_plans_of_several_shapes_are_refused() -> None:
