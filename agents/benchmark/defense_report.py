@@ -8,6 +8,7 @@ from scipy.stats import t as student
 
 from agents.benchmark.comparison import with_interval
 from agents.benchmark.protections import NONE
+from agents.benchmark.rows import HEURISTIC_ENTRIES
 from agents.benchmark.tables import markdown_table
 from agents.benchmark.transfer_table import MODES
 
@@ -19,6 +20,8 @@ Seen = Mapping[str, Any]
 """How visible an attack is to a detector."""
 FIELD_NUMBERS = ("t_hr", "t_ndcg", "recall", "ndcg")
 _NO_ATTACK = "none"
+_MATTERS = 0.01
+"""Share of the largest RecNum there can be; of attacks that reach less there is nothing to stop."""
 
 
 def report(
@@ -67,8 +70,10 @@ def _platform_part(own: Sequence[PlanRow], title: str) -> list[str]:
     k = own[0]["k"]
     parts = [
         f"## {title}\n\nAttacks were made against the undefended victim and do not adapt to the defence. "
-        "Share of the undefended RecNum that they keep, mean over victims and attackers, and the largest; "
-        f"fake users kept out of training; and the price without any attack: HR@{k} and NDCG@{k} of genuine "
+        "Share of the undefended RecNum that they keep: mean over victims and rules of thumb, which look at "
+        "the log alone, over victims and attackers that queried, whose attacks lose something on any victim "
+        "that is trained in another way, and the largest. "
+        f"Fake users kept out of training; and the price without any attack: HR@{k} and NDCG@{k} of genuine "
         "users, those among them whose clicks are left out included, against no defence.",
         summary_table(own),
     ]
@@ -78,7 +83,8 @@ def _platform_part(own: Sequence[PlanRow], title: str) -> list[str]:
             f"### {victim}\n\nWithout any attack.",
             price_table(some),
             "Under attack: RecNum, mean over seeds ± half of the 95 % interval (Student's t); its share of "
-            "the undefended; genuine users among the flagged; quality for genuine users.",
+            "the undefended, where that is at least 1 % of what there can be; genuine users among the "
+            "flagged; quality for genuine users.",
             attack_table(some),
         ]
     return parts
@@ -95,18 +101,20 @@ def shares(rows: Sequence[PlanRow]) -> dict[tuple[str, str, str], float]:
 
     Returns:
         Ratios of sums over the seeds that both have; nothing where there is no such seed, or where the
-        undefended attack reaches nobody.
+        undefended attack reaches less than 1 % of what there can be: that would be a ratio of accidents.
     """
     found: dict[tuple[str, str, str], dict[int, float]] = {}
+    most: dict[tuple[str, int], float] = {}
     for row in rows:
         key = row["victim"], row["attacker"], row["defense"]
         found.setdefault(key, {})[row["seed"]] = row["rec_num"]
+        most[row["victim"], row["seed"]] = row["max_rec_num"]
     result = {}
     for (victim, attacker, defense), by_seed in found.items():
         base = found.get((victim, attacker, NONE), {})
         both = sorted(by_seed.keys() & base.keys())
         below = sum(base[seed] for seed in both)
-        if below > 0:
+        if below > _MATTERS * sum(most[victim, seed] for seed in both):
             result[victim, attacker, defense] = sum(by_seed[seed] for seed in both) / below
     return result
 
@@ -148,7 +156,8 @@ def summary_table(rows: Sequence[PlanRow]) -> str:
             (
                 defense,
                 len({row["victim"] for row in own}),
-                _two(_mean(some.values())),
+                _two(_mean(v for k, v in some.items() if k[1] in HEURISTIC_ENTRIES)),
+                _two(_mean(v for k, v in some.items() if k[1] not in HEURISTIC_ENTRIES)),
                 "-" if worst is None else f"{some[worst]:.2f}",
                 "-" if worst is None or defense == NONE else f"{worst[1]} on {worst[0]}",
                 _dropped(own),
@@ -161,8 +170,8 @@ def summary_table(rows: Sequence[PlanRow]) -> str:
         )
     k = rows[0]["k"]
     header = (
-        "defence", "victims", "share kept", "largest", "of", "fakes dropped", "genuine flagged", f"HR@{k}",
-        f"NDCG@{k}",
+        "defence", "victims", "rules of thumb", "queried", "largest", "of", "fakes dropped",
+        "genuine flagged", f"HR@{k}", f"NDCG@{k}",
     )  # fmt: skip
     return markdown_table(header, lines)
 

@@ -402,6 +402,7 @@ def row(defense: str, attacker: str, seed: int, rec_num: int, **changes: object)
         "retrain": "finetune",
         "rec_num": rec_num,
         "clean_rec_num": 10,
+        "max_rec_num": 5000,
         "n_fake": 20,
         "n_dropped": 0,
         "n_genuine_flagged": 0,
@@ -427,6 +428,8 @@ ROWS = [
     row("popularity", "evolution", 0, 900, **{**CHEAP, "n_dropped": 0}),
     row("popularity", "evolution", 1, 5, **CHEAP),  # the undefended is missing
     row("popularity", "middle", 0, 7, **CHEAP),  # reached nobody undefended
+    row("none", "random", 0, 49),  # less than one per cent
+    row("popularity", "random", 0, 490, **CHEAP),
 ]
 
 
@@ -439,24 +442,26 @@ def test_shares_and_prices_are_ratios_over_the_seeds_that_both_have() -> None:
     assert kept["BPR", "popular", "popularity"] == pytest.approx(100 / 400)
     assert kept["BPR", "evolution", "popularity"] == pytest.approx(0.9)
     assert ("BPR", "middle", "popularity") not in kept
+    assert ("BPR", "random", "popularity") not in kept
     assert price(ROWS, "clean_hr")["BPR", "popularity"] == pytest.approx(-0.05)
     assert price(ROWS, "clean_ndcg")["BPR", "popularity"] == pytest.approx(0.0)
     means = platform_means(ROWS)
     assert means["rec_num_share"]["popularity"] == pytest.approx((0.25 + 0.9) / 2)  # type: ignore[index]
-    assert means["fakes_dropped"]["popularity"] == pytest.approx(4 * 15 / 20 / 5)  # type: ignore[index]
+    assert means["fakes_dropped"]["popularity"] == pytest.approx(5 * 15 / 20 / 6)  # type: ignore[index]
     assert means["clean_hr_change"] == {"none": 0.0, "popularity": pytest.approx(-0.05)}
 
 
 def test_tables_say_what_was_stopped_and_what_it_cost() -> None:
     header, _, none, defended = cells(summary_table(ROWS))
-    assert none[:3] == ["none", "1", "1.00"]
+    assert none[:4] == ["none", "1", "1.00", "1.00"]
     assert dict(zip(header, defended, strict=True)) == {
         "defence": "popularity",
         "victims": "1",
-        "share kept": "0.57",
+        "rules of thumb": "0.25",
+        "queried": "0.90",
         "largest": "0.90",
         "of": "evolution on BPR",
-        "fakes dropped": "12 of 20",
+        "fakes dropped": "12.5 of 20",
         "genuine flagged": "66",
         "HR@10": "-5.0 %",
         "NDCG@10": "+0.0 %",
