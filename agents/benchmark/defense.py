@@ -54,6 +54,7 @@ from agents.benchmark.page import write_page
 from agents.benchmark.plans import Plan, add_plan_options, plans_of
 from agents.benchmark.protections import (
     CLICK_DETECTORS,
+    NONE,
     Protection,
     default_labels,
     protections_of,
@@ -377,9 +378,10 @@ def _draw(rows: Sequence[PlanRow], folder: Path) -> list[Path]:
     drawn = []
     for dataset, retrain in dict.fromkeys((row["dataset"], row["retrain"]) for row in rows):
         own = [row for row in rows if (row["dataset"], row["retrain"]) == (dataset, retrain)]
-        path = folder / f"defense-{dataset}-{retrain}.png"
-        draw_defense(own, path)
-        drawn.append(path)
+        if any(row["defense"] != NONE for row in own):
+            path = folder / f"defense-{dataset}-{retrain}.png"
+            draw_defense(own, path)
+            drawn.append(path)
     return drawn
 
 

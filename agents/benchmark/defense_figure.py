@@ -17,10 +17,10 @@ def draw_defense(rows: Sequence[PlanRow], path: Path) -> None:
     """Draw the share of the undefended RecNum that attacks keep; under each defence stands its price.
 
     Args:
-        rows: Of one dataset and way of retraining.
+        rows: Of one dataset and way of retraining, with some defence; victims without any are left out.
         path: Of the PNG file.
     """
-    victims = list(dict.fromkeys(row["victim"] for row in rows))
+    victims = list(dict.fromkeys(row["victim"] for row in rows if row["defense"] != NONE))
     attackers = list(dict.fromkeys(row["attacker"] for row in rows))
     defenses = [d for d in dict.fromkeys(row["defense"] for row in rows) if d != NONE]
     kept, cost = shares(rows), price(rows, "clean_hr")
@@ -35,15 +35,17 @@ def draw_defense(rows: Sequence[PlanRow], path: Path) -> None:
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     k = rows[0]["k"]
     for axes, victim in zip(panels, victims, strict=False):
+        measured = {row["defense"] for row in rows if row["victim"] == victim}
+        own = [defense for defense in defenses if defense in measured]
         table = np.array(
-            [[kept.get((victim, a, d), np.nan) for d in defenses] for a in attackers], dtype=float
-        ).reshape(len(attackers), len(defenses))
+            [[kept.get((victim, a, d), np.nan) for d in own] for a in attackers], dtype=float
+        ).reshape(len(attackers), len(own))
         image = axes.imshow(table, vmin=0, vmax=1, cmap="cividis", aspect="auto")
         names = []
-        for defense in defenses:
+        for defense in own:
             change = cost.get((victim, defense))
             names.append(defense if change is None else f"{defense}\n{100 * change:+.1f} %")
-        axes.set_xticks(range(len(defenses)), names, fontsize=8)
+        axes.set_xticks(range(len(own)), names, fontsize=8)
         axes.set_yticks(range(len(attackers)), attackers, fontsize=8)
         axes.set_title(victim)
         for (i, j), share in np.ndenumerate(table):
