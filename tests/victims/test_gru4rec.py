@@ -335,6 +335,17 @@ def test_what_is_summed_up_between_fake_sessions_is_what_happens_step_by_step(
     assert quick_moment == pytest.approx(moment, rel=1e-9)
 
 
+def test_the_step_size_of_fine_tuning_is_that_of_the_recurrent_weights_too(
+    small_log: Interactions,
+) -> None:
+    slow, quick = (
+        fitted(small_log, epochs=2, finetune_learning_rate=rate)._rerun(small_log, (3, 4)).fades
+        for rate in (0.01, 0.03)
+    )
+    assert slow[:, 1].any()
+    np.testing.assert_allclose(quick, slow * [1.0, 3.0, 1.0])
+
+
 def test_the_run_keeps_states_of_each_step_and_what_their_softmax_was_divided_by(
     small_log: Interactions,
 ) -> None:
@@ -359,6 +370,34 @@ def test_the_run_keeps_states_of_each_step_and_what_their_softmax_was_divided_by
         distance = np.abs(states - state).max(axis=1) + np.abs(totals - total)
         assert distance.min() < 1e-5
     assert len(np.unique(clean._run.log_totals[0])) > 3
+    softmax.loss(0.0).backward()  # type: ignore[no-untyped-call]
+    # after one step, Adam's root is the size of the gradient
+    for name, roots in clean._run.roots.items():
+        slope = dict(untrained._net.gru.named_parameters())[name].grad
+        assert slope is not None
+        assert slope.any()
+        np.testing.assert_allclose(roots, np.abs(np.stack([slope] * 3)), rtol=1e-3, atol=1e-7)
+
+
+def test_waypoints_are_in_the_middle_of_equal_parts_of_clean_training(
+    small_log: Interactions,
+) -> None:
+    run = fitted(small_log, epochs=9, batch_size=100)._run  # nine steps, one per epoch
+    assert len(run.steps) == 9
+    for waypoint, epochs in enumerate((2, 5, 8)):
+        shorter = fitted(small_log, epochs=epochs, batch_size=100).state
+        for name, array in run.waypoints.items():
+            np.testing.assert_array_equal(array[waypoint], shorter[name], err_msg=name)
+
+
+def test_states_are_kept_from_anywhere_in_a_step_and_elsewhere_in_each() -> None:
+    log = log_of([4] * 20)
+    settings = {**SETTINGS, "batch_size": 100, "epochs": 6, "finetune_anchors": 200}
+    run = GRU4Rec(settings).fit(log, np.random.default_rng(0))._run
+    # (6, 200): before the first of four clicks nothing is read
+    is_first: NDArray[np.bool_] = (run.states == 0.0).all(axis=2)
+    np.testing.assert_allclose(is_first.mean(axis=1), 0.25, atol=0.12)
+    assert len({row.tobytes() for row in is_first}) == 6
 
 
 def test_what_pushes_an_item_down_is_the_gradient_of_genuine_users_cross_entropy() -> None:
@@ -385,9 +424,11 @@ def test_items_that_mostly_fake_users_click_move_and_new_ones_start_untrained(
 ) -> None:
     clean = fitted(small_log, epochs=2, new_items_as_negatives=True)  # so the new ones are trained
     clicks = small_log.item_popularity[:24]
+    rested = np.flatnonzero(clicks >= 6)[-1]  # gets one fake click less than it has genuine ones
     rare, popular = np.argmin(np.where(clicks > 0, clicks, clicks.max())), np.argmax(clicks)
     n = int(clicks[rare])
-    profile = np.array([[24, popular, *[rare] * n], [26] * (n + 2)])
+    fakes = [24, popular, *[rare] * n, *[rested] * int(clicks[rested] - 1)]
+    profile = np.array([fakes, [26] * len(fakes)])
     moved = moved_items(
         small_log, profile, clean._run, np.asarray(clean.state["items"], np.float32)
     )
@@ -438,6 +479,9 @@ def test_the_run_survives_a_file_and_the_seed_of_fine_tuning_decides_nothing(
         np.testing.assert_array_equal(second.state[name], array, err_msg=name)
     past = first.state["past_items"]
     np.testing.assert_array_equal(past[:, 24:], np.stack([first.state["items"][24:]] * 3))
+    bias = first.state["past_bias"]
+    np.testing.assert_array_equal(bias[:, 24:], np.stack([first.state["bias"][24:]] * 3))
+    np.testing.assert_array_equal(bias[:, :10], victim.state["past_bias"][:, :10])
     np.testing.assert_array_equal(past[:, :10], victim.state["past_items"][:, :10])
 
 
