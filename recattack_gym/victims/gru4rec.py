@@ -80,7 +80,10 @@ class GRU4RecConfig(GradientConfig):
     reg: float = 0.0
     """L2 penalty on the vectors of a batch's clicks."""
     finetune_learning_rate: float = 6e-3
-    """Step size of fine-tuning; that of clean training, or fine-tuning does not follow full retraining."""
+    """Step size of fine-tuning; that of clean training, or fine-tuning does not follow full retraining.
+
+    Who sets `learning_rate` has to set this too.
+    """
     finetune_anchors: int = 32
     """Genuine users' states that clean training keeps of each step, for the negatives of fine-tuning."""
     finetune_waypoints: int = 5
@@ -130,7 +133,8 @@ class GRU4Rec(Victim):
     one that has is in the history. `seed` decides nothing in fine-tuning, as in full retraining.
 
     What full retraining changes in the recurrent weights for genuine users is left out, and so are genuine
-    clicks on items that move.
+    clicks on items that move. Items with more genuine than fake clicks rest, though full retraining moves
+    them: for existing targets that genuine users click use `retrain="full"`.
 
     Differs from the paper: a session is a piece of a user's sequence of at most `max_length + 1` clicks
     instead of a visit, unrolled as a whole instead of session-parallel; Adam instead of Adagrad; the other
