@@ -543,6 +543,26 @@ def test_the_engine_counts_as_the_plain_path_does_in_every_shape(
     assert len(seen) > 10
 
 
+def test_histories_are_read_again_where_an_item_in_them_has_moved(make_lists: MakeLists) -> None:
+    # everybody walks six steps on a ring of 20 items, fake users all the way round the other way
+    users = np.repeat(np.arange(40), 6)
+    items = (users % 20 + np.tile(np.arange(6), 40)) % 20
+    log = Interactions(users, items, n_users=40, n_items=22)
+    victim = GRU4Rec(SETTINGS).fit(log, np.random.default_rng(0), n_new_items=2)
+    lists = make_lists(log, [20, 3, 8, 13], k=2)
+    batch = np.stack([np.tile(np.arange(20)[::-1], (20, 1)), np.full((20, 20), 3)])
+    engine = victim.engine(lists)
+    assert isinstance(engine, GRU4RecEngine)
+    counts = engine.exposure(batch, 1)
+    np.testing.assert_array_equal(counts, victim.engine(lists, backend="plain").exposure(batch, 1))
+    everyone, targets = np.arange(40), np.tile(lists.target_items, (40, 1))
+    poisoned = victim.poisoned(batch[0], 1, "finetune")
+    unread = victim.poisoned(batch[0], 1, "finetune")
+    unread._states = victim._states  # type: ignore[method-assign]
+    assert not np.allclose(poisoned.score(everyone, targets), unread.score(everyone, targets))
+    assert (counts[0] != unread.exposure(lists)).any()
+
+
 def test_users_without_history_are_counted(make_lists: MakeLists) -> None:
     users = np.array([1, 1, 1, 3, 3, 3, 3, 3])
     log = Interactions(users, np.array([0, 1, 2, 0, 1, 2, 3, 0]), n_users=6, n_items=15)
