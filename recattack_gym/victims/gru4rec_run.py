@@ -29,7 +29,7 @@ from recattack_gym.victims.schedule import MAX_TRIES, fake_share
 RECURRENT = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 """What torch calls the parts of a recurrent layer."""
 
-MOVED_SHARE = 0.5
+MOVED_SHARE = 0.2
 """An item's row moves if at least this share of its clicks is fake.
 
 Rows that rest are read from the clean run. Full retraining moves them too, though less: below this share, an
@@ -358,7 +358,7 @@ def _fades(
     """
     fades = np.zeros((len(has_fakes), 3))
     steps = np.flatnonzero(has_fakes)
-    for step, after in zip(steps, np.append(steps[1:], len(has_fakes)), strict=True):
+    for step, after in zip(steps, np.append(steps, len(has_fakes))[1:], strict=True):
         times = np.arange(step, after)
         rates = learning_rate / (1.0 - BETA1 ** (times + 1.0))
         kept = (1.0 - fading) ** (after - 1.0 - times)

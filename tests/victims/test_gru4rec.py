@@ -275,7 +275,7 @@ def test_a_rerun_has_what_full_retraining_draws(
     profile = profiles(small_log, 1, n, t)[0]
     poisoned = small_log.with_fake_users(profile)
     table, config = clean._sampling_table(poisoned), clean.config
-    rerun = clean._rerun(small_log, (n, t))
+    rerun = clean._rerun(small_log, (n, t), clean._run)
     visits = list(_visits(poisoned, config, clean._run.seed))
     assert rerun.steps.tolist() == [visit.step for visit in visits]
     found = clean._negatives(small_log, profile, rerun, clean._sampling_table(small_log))
@@ -305,7 +305,7 @@ def test_a_rerun_meets_each_waypoint_and_the_states_of_its_own_steps(
     small_log: Interactions,
 ) -> None:
     clean = fitted(small_log, epochs=9)
-    rerun = clean._rerun(small_log, (1, 2))
+    rerun = clean._rerun(small_log, (1, 2), clean._run)
     shares = np.bincount(rerun.waypoints) / len(rerun.waypoints)
     np.testing.assert_allclose(shares, 1 / 3, atol=0.05)
     assert (np.diff(rerun.waypoints) >= 0).all()
@@ -338,10 +338,8 @@ def test_what_is_summed_up_between_fake_sessions_is_what_happens_step_by_step(
 def test_the_step_size_of_fine_tuning_is_that_of_the_recurrent_weights_too(
     small_log: Interactions,
 ) -> None:
-    slow, quick = (
-        fitted(small_log, epochs=2, finetune_learning_rate=rate)._rerun(small_log, (3, 4)).fades
-        for rate in (0.01, 0.03)
-    )
+    victims = (fitted(small_log, epochs=2, finetune_learning_rate=rate) for rate in (0.01, 0.03))
+    slow, quick = (each._rerun(small_log, (3, 4), each._run).fades for each in victims)
     assert slow[:, 1].any()
     np.testing.assert_allclose(quick, slow * [1.0, 3.0, 1.0])
 
@@ -419,15 +417,15 @@ def test_what_pushes_an_item_down_is_the_gradient_of_genuine_users_cross_entropy
     assert not unmoved[2].any()
 
 
-def test_items_that_mostly_fake_users_click_move_and_new_ones_start_untrained(
+def test_items_that_fake_users_click_much_move_and_new_ones_start_untrained(
     small_log: Interactions,
 ) -> None:
     clean = fitted(small_log, epochs=2, new_items_as_negatives=True)  # so the new ones are trained
     clicks = small_log.item_popularity[:24]
-    rested = np.flatnonzero(clicks >= 6)[-1]  # gets one fake click less than it has genuine ones
+    rested = np.flatnonzero(clicks >= 6)[-1]  # gets just less than a fifth of its clicks
     rare, popular = np.argmin(np.where(clicks > 0, clicks, clicks.max())), np.argmax(clicks)
     n = int(clicks[rare])
-    fakes = [24, popular, *[rare] * n, *[rested] * int(clicks[rested] - 1)]
+    fakes = [24, popular, *[rare] * n, *[rested] * int((clicks[rested] - 1) // 4)]
     profile = np.array([fakes, [26] * len(fakes)])
     moved = moved_items(
         small_log, profile, clean._run, np.asarray(clean.state["items"], np.float32)
@@ -464,6 +462,26 @@ def test_fine_tuning_follows_full_retraining_and_spares_everything_else() -> Non
     assert np.corrcoef(*changes)[0, 1] > 0.8
     assert changes[1].std() == pytest.approx(float(changes[0].std()), rel=0.4)
     assert changes[1].mean() == pytest.approx(float(changes[0].mean()), rel=0.25)
+
+
+def test_without_epochs_there_is_nothing_to_go_through_again(small_log: Interactions) -> None:
+    clean = fitted(small_log, epochs=0)
+    profile = np.array([[24, 25, 24]])
+    poisoned = clean.poisoned(profile, 0, "finetune")
+    for name, array in clean.state.items():
+        np.testing.assert_array_equal(poisoned.state[name], array)
+
+
+def test_an_engine_stays_with_the_run_that_it_was_made_for(
+    small_log: Interactions, make_lists: MakeLists
+) -> None:
+    clean = fitted(small_log, epochs=2)
+    lists = make_lists(small_log, TARGETS)
+    profile = profiles(small_log, 8, 3, 4)
+    expected = clean.engine(lists).exposure(profile, 0)
+    engine = clean.engine(lists)
+    clean.fit(small_log, np.random.default_rng(99), n_new_items=N_NEW)
+    assert engine.exposure(profile, 0).tolist() == expected.tolist()
 
 
 def test_the_run_survives_a_file_and_the_seed_of_fine_tuning_decides_nothing(
