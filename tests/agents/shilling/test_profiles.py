@@ -245,8 +245,8 @@ def test_what_is_not_known_cannot_be_used(kind: str) -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown shilling attack 'averge'.*'average'"):
-        plan("averge", SIX, targets=(4,), size=3)
+    with pytest.raises(UnknownNameError, match=r"unknown shilling attack 'averages'.*'average'"):
+        plan("averages", SIX, targets=(4,), size=3)
     with pytest.raises(ArgumentError, match="direction must be 'push' for shilling attack 'bandw"):
         plan("bandwagon", SIX, targets=(4,), size=3, direction="nuke")
     with pytest.raises(
