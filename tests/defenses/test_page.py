@@ -1,4 +1,4 @@
-"""docs/detectors.md keeps its promises: its code runs, it lists all detectors, its tables are the results'."""
+"""docs/detectors.md keeps its promises: its code runs, all detectors are listed, tables are the results'."""
 
 import json
 import re
