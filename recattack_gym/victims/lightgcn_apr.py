@@ -259,7 +259,7 @@ class LightGCNPamaCFConfig(LightGCNAPRConfig):
     """Settings of LightGCN-PamaCF; the warm start has PamaCF's own defaults besides."""
 
     eps: float = 0.2
-    """Euclidean length of the perturbation of a final embedding, of a user of the usual norm, as in PamaCF."""
+    """Euclidean length of the perturbation of a final embedding, of a user of usual norm, as in PamaCF."""
     coefficient: Coefficient = "squared"
     """How a user's share of `eps` follows from the norm of the final embedding; see `PamaCFConfig`."""
 

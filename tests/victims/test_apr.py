@@ -244,11 +244,11 @@ def test_compiled_fine_tuning_equals_the_plain_path(
 def test_the_adversary_takes_part_in_fine_tuning(
     small_log: Interactions, make_lists: MakeLists
 ) -> None:
-    robust = fitted(APR, small_log, eps=0.4)
+    robust = APR({**LIVELY, "eps": 0.4}).fit(small_log, np.random.default_rng(3), n_new_items=N_NEW)
     profile = attacks(small_log, 3, 5)[2]
     lists = make_lists(small_log, TARGETS)
     engine = robust.engine(lists)
-    plain = FactorEngine(robust._factors, lists, "pairs", robust.config, robust._schedule)  # type: ignore[attr-defined]  # APR's own
+    plain = FactorEngine(robust._factors, lists, "pairs", robust.config, robust._schedule)
     assert isinstance(engine, AdversarialEngine)
     with_it, without = (x.factors_after(profile, 1).users[-3:] for x in (engine, plain))
     assert np.abs(with_it - without).max() > 0.01
@@ -268,6 +268,7 @@ def test_an_attack_helps_and_fine_tuning_follows_full_retraining_on_a_generated_
     platform = PlatformSimulator(load("synthetic"), "APR", targets=2, seed=1)
     targets = platform.target_items
     profiles = np.stack([np.tile(targets, (20, 5)), np.zeros((20, 10), np.int64)])
-    for retrain in ("finetune", "full"):
-        attacked, idle = platform.rec_num(profiles, retrain=retrain)  # type: ignore[arg-type]  # text
+    retrains: tuple[Retrain, ...] = ("finetune", "full")
+    for retrain in retrains:
+        attacked, idle = platform.rec_num(profiles, retrain=retrain)
         assert attacked > idle
