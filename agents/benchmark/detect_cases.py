@@ -97,9 +97,9 @@ class World:
     training: Mapping[str, Sequence[FakeProfiles]]
     testing: Mapping[str, FakeProfiles]
 
-    def training_case(self, without: str | None = None) -> Case:
-        """Return the half to learn from with all attacks, or all but one and its family."""
-        left_out = kin_of(without)
+    def training_case(self, without: Sequence[str] = ()) -> Case:
+        """Return the half to learn from with all attacks but some, and those of the same idea."""
+        left_out = set[str]().union(*map(kin_of, without))
         plans = [
             plan for name, own in self.training.items() if name not in left_out for plan in own
         ]
@@ -114,10 +114,8 @@ class World:
         return _poisoned(self.halves[1], [_rows(self.testing[attack], slice(None, -KNOWN_FAKES))])
 
 
-def kin_of(attack: str | None) -> set[str]:
-    """Return an attack and what is the same idea; nothing for `None`."""
-    if attack is None:
-        return set()
+def kin_of(attack: str) -> set[str]:
+    """Return an attack and those that are the same idea."""
     own = {attack, "average"} if attack == SDLIB else {attack}
     return own.union(*(family for family in FAMILIES if attack in family))
 

@@ -27,7 +27,7 @@ class Known:
     popularity: NDArray[np.int64] | None = None
     """Ratings of each item, shape `(n_items,)`."""
     item_means: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-    """Mean and standard deviation of each item's ratings, each `(n_items,)`; the overall ones below two."""
+    """Mean and standard deviation of each item's ratings, each `(n_items,)`; see `_item_means`."""
     log: Interactions | None = None
     """Every profile."""
 
@@ -71,9 +71,10 @@ class Known:
 def _item_means(
     log: Interactions, count: NDArray[np.int64], mean: float, spread: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return means, overall where nobody rates, and deviations, overall where fewer than two do."""
     assert log.ratings is not None  # noqa: S101  # checked by the caller
     some = np.maximum(count, 1)
     means = np.bincount(log.item_ids, log.ratings, log.n_items) / some
     off = (log.ratings - means[log.item_ids]) ** 2
     spreads = np.sqrt(np.bincount(log.item_ids, off, log.n_items) / some)
-    return np.where(count >= 2, means, mean), np.where(count >= 2, spreads, spread)
+    return np.where(count >= 1, means, mean), np.where(count >= 2, spreads, spread)

@@ -197,28 +197,33 @@ def pop_sad_edges(width: float, largest: float) -> Vector:
 # -- how like other users ----------------------------------------------------------------------------
 
 
-def deg_sim(pairs: UserItems, k: int = 25, *, significance: int | None = None) -> Vector:
+def deg_sim(
+    pairs: UserItems, k: int = 25, *, significance: int | None = None, min_common: int = 2
+) -> Vector:
     """Return degree of similarity with the nearest neighbours: mean of the k largest similarities.
 
-    Of ratings: Pearson's correlation over co-rated items, 0 with fewer than two of them or if either user
-    rates them all alike. Of clicks: the cosine of the sets. With fewer than k other users, all count.
+    Of ratings: Pearson's correlation over co-rated items, 0 with fewer than `min_common` of them or if either
+    user rates them all alike. Of clicks: the cosine of the sets. With fewer than k other users, all count.
 
     Args:
         pairs: Of a log.
         k: Neighbours; 25 as in Chirita et al.
         significance: Items in common from which a similarity counts in full (DegSim', Mobasher 2007, 50);
             `None` lets every similarity count.
+        min_common: Of ratings; over two items a correlation is 1 or -1, which is why nearly half of the users
+            of ml-100k have a mean of 1.
     """
     k = min(as_count("k", k), pairs.n_users - 1)
     if significance is not None:
         as_count("significance", significance)
+    as_count("min_common", min_common, at_least=2)
     result = np.zeros(pairs.n_users)
     if k == 0:
         return result
     block = max(1, _BLOCK_CELLS // pairs.n_users)
     for start in range(0, pairs.n_users, block):
         rows = slice(start, min(start + block, pairs.n_users))
-        found, n_common = _similarities(pairs, rows)
+        found, n_common = _similarities(pairs, rows, min_common)
         if significance is not None:
             found *= np.minimum(n_common, significance) / significance
         own = np.arange(rows.start, rows.stop)
@@ -227,7 +232,9 @@ def deg_sim(pairs: UserItems, k: int = 25, *, significance: int | None = None) -
     return result
 
 
-def _similarities(pairs: UserItems, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _similarities(
+    pairs: UserItems, rows: slice, min_common: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return similarities of some users to all, and how many items they share; `(n_rows, n_users)`."""
     ones = pairs.matrix()
     n_common = (ones[rows] @ ones.T).toarray()
@@ -243,7 +250,7 @@ def _similarities(pairs: UserItems, rows: slice) -> tuple[NDArray[np.float64], N
     n = np.maximum(n_common, 1.0)
     spread = np.maximum(xx - x * x / n, 0.0), np.maximum(yy - y * y / n, 0.0)
     least = 1e-9 * float(np.ptp(pairs.given)) ** 2
-    varies = (spread[0] > least) & (spread[1] > least) & (n_common >= 2)
+    varies = (spread[0] > least) & (spread[1] > least) & (n_common >= min_common)
     bottom = np.sqrt(np.where(varies, spread[0] * spread[1], 1.0))
     return np.where(varies, np.clip((xy - x * y / n) / bottom, -1.0, 1.0), 0.0), n_common
 

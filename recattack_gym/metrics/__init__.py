@@ -11,6 +11,14 @@ from recattack_gym.metrics.detection import (
 )
 from recattack_gym.metrics.ranking import hr_at_k, ndcg_at_k
 from recattack_gym.metrics.ratings import Prediction, availability, average_rating, integrity, rmse
+from recattack_gym.metrics.stealth import (
+    StealthTests,
+    holm,
+    jensen_shannon,
+    paired_t,
+    stealth_tests,
+    total_variation,
+)
 from recattack_gym.metrics.targets import (
     hit_one_at_k,
     list_jaccard,
@@ -24,23 +32,29 @@ from recattack_gym.metrics.targets import (
 __all__ = [
     "Flagged",
     "Prediction",
+    "StealthTests",
     "availability",
     "average_precision",
     "average_rating",
     "detection_auc",
     "hit_one_at_k",
+    "holm",
     "hr_at_k",
     "integrity",
+    "jensen_shannon",
     "list_jaccard",
     "ndcg_at_k",
+    "paired_t",
     "precision_at_n",
     "precision_at_prevalence",
     "recall_at_fpr",
     "recall_at_n",
     "rmse",
+    "stealth_tests",
     "target_hit_rate_of_test_users_at_k",
     "target_hr_at_k",
     "target_ndcg_at_k",
     "target_recall_at_k",
     "target_recall_at_k_unmasked",
+    "total_variation",
 ]

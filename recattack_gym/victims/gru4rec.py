@@ -80,7 +80,10 @@ class GRU4RecConfig(GradientConfig):
     reg: float = 0.0
     """L2 penalty on the vectors of a batch's clicks."""
     finetune_learning_rate: float = 6e-3
-    """Step size of fine-tuning; that of clean training, or fine-tuning does not follow full retraining."""
+    """Step size of fine-tuning; that of clean training, or fine-tuning does not follow full retraining.
+
+    Who sets `learning_rate` has to set this too.
+    """
     finetune_anchors: int = 32
     """Genuine users' states that clean training keeps of each step, for the negatives of fine-tuning."""
     finetune_waypoints: int = 5
@@ -130,7 +133,8 @@ class GRU4Rec(Victim):
     one that has is in the history. `seed` decides nothing in fine-tuning, as in full retraining.
 
     What full retraining changes in the recurrent weights for genuine users is left out, and so are genuine
-    clicks on items that move.
+    clicks on items that move. Items with more genuine than fake clicks rest, though full retraining moves
+    them: for existing targets that genuine users click use `retrain="full"`.
 
     Differs from the paper: a session is a piece of a user's sequence of at most `max_length + 1` clicks
     instead of a visit, unrolled as a whole instead of session-parallel; Adam instead of Adagrad; the other
@@ -217,7 +221,7 @@ class GRU4Rec(Victim):
 
         del seed
         moved = moved_items(log, profile, self._run, _float32(self._parameters()["items"]))
-        rerun = self._rerun(log, (profile.shape[0], profile.shape[1]))
+        rerun = self._rerun(log, (profile.shape[0], profile.shape[1]), self._run)
         if len(moved.items) == 0 or len(rerun.steps) == 0:
             return
         vectors, bias = self._trained(log, profile, moved, rerun)
@@ -329,12 +333,12 @@ class GRU4Rec(Victim):
             rows += clean_rows(end) - clean_rows(past, waypoint)
         return rows[:, :-1].detach(), rows[:, -1].detach()
 
-    def _rerun(self, log: Interactions, profile_shape: tuple[int, int]) -> Rerun:
+    def _rerun(self, log: Interactions, profile_shape: tuple[int, int], run: CleanRun) -> Rerun:
         config = self.config
         return make_rerun(
             log,
             profile_shape,
-            self._run,
+            run,
             session_length=config.max_length + 1,
             batch_size=config.batch_size,
             epochs=config.epochs,
@@ -366,16 +370,16 @@ class GRU4Rec(Victim):
             return None
         from recattack_gym.victims.gru4rec_kernel import GRU4RecEngine, make_contest
 
-        log = lists.log
+        log, run = lists.log, self._run  # those of today, even if the victim is fitted again
         table = self._sampling_table(log)
         return GRU4RecEngine(
             {name: _float32(array) for name, array in self._parameters().items()},
-            self._run,
+            run,
             make_contest(
                 lists, self.score(np.arange(lists.n_users), lists.item_ids), self.config.max_length
             ),
             log,
-            lambda shape: self._rerun(log, shape),
+            lambda shape: self._rerun(log, shape, run),
             lambda profile, rerun: (
                 self._negatives(log, profile, rerun, table),
                 self._log_weight(log, profile),

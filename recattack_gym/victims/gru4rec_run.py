@@ -29,10 +29,11 @@ from recattack_gym.victims.schedule import MAX_TRIES, fake_share
 RECURRENT = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 """What torch calls the parts of a recurrent layer."""
 
-MOVED_SHARE = 0.5
+MOVED_SHARE = 0.2
 """An item's row moves if at least this share of its clicks is fake.
 
-Others would move by less than their noise, and rows that rest are read from the clean run.
+Rows that rest are read from the clean run. Full retraining moves them too, though less: below this share, an
+attack on an existing item shows nothing in fine-tuning.
 """
 
 BETA1, BETA2 = 0.9, 0.999
@@ -148,7 +149,8 @@ class Moved:
         items: Ascending, shape `(R,)`.
         is_fresh: Shape `(R,)`: nobody genuine clicked it, so full retraining learns it from scratch.
         share: Share of its clicks that are fake, shape `(R,)`; its steps are scaled by it.
-        first: Untrained vectors where fresh, shape `(R, d)`; else 0.
+        first: Untrained vectors where fresh, shape `(R, d)`; else 0. Of an item that is fresh but not new,
+            the clean vector stands for it; that is untrained too unless `new_items_as_negatives`.
     """
 
     items: NDArray[np.int64]
@@ -349,13 +351,14 @@ def _fades(
 
     Adam's first moment `m` of the fake gradient, which has just been renewed, halves about every seven steps,
     and the deviation `x` from the clean run fades: `x = (1 - fading) x - rate m / root`, then `m = 0.9 m`.
+    The clean run's `root` knows nothing of fake gradients, so `m / root` is cut off at -1 and 1 when renewed.
 
     Returns:
         Shape `(S, 3)`: what `x`, `m / root` and `m` are multiplied by: `x = a x - b m / root`, `m = c m`.
     """
     fades = np.zeros((len(has_fakes), 3))
     steps = np.flatnonzero(has_fakes)
-    for step, after in zip(steps, np.append(steps[1:], len(has_fakes)), strict=True):
+    for step, after in zip(steps, np.append(steps, len(has_fakes))[1:], strict=True):
         times = np.arange(step, after)
         rates = learning_rate / (1.0 - BETA1 ** (times + 1.0))
         kept = (1.0 - fading) ** (after - 1.0 - times)

@@ -139,7 +139,10 @@ class NGCF(Victim):
     user away from the clicked item, and all else about the user stays as it was. These pushes add up
     and are part of the result. Other clicked items move with the clean run, plus steps scaled with
     `fake_share`. Then fake users and items from scratch take a few steps of Adam on the loss of the whole
-    model. Left out is how genuine users and items pull each other along, and how the weights answer.
+    model. Left out is how genuine users and items pull each other along, and how the weights answer. Nor
+    do uniform negatives push a clicked item with genuine clicks down the more, the more it rises, as they do
+    in full retraining: attacks on existing targets are overestimated, above all on rarely clicked ones.
+    There use `retrain="full"`.
 
     Differs from the paper: layers 1 to L are divided by their L2 norm before concatenation, as in the
     authors' code. Layer 0 starts from BPR with an item bias (the bias is one coordinate of the item,

@@ -141,18 +141,20 @@ def loop_tmf(loop: Loop, user: Profile, direction: Direction) -> float:
     return max((sum(i in part for part in parts) / total for i in own), default=0.0)
 
 
-def loop_similarity(a: Profile, b: Profile, significance: int | None) -> float:
+def loop_similarity(a: Profile, b: Profile, significance: int | None, least: int) -> float:
     shared = sorted(set(a) & set(b))
     x, y = [a[i] for i in shared], [b[i] for i in shared]
-    if len(shared) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(shared) < least or np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
     weight = 1.0 if significance is None else min(len(shared), significance) / significance
     return float(np.corrcoef(x, y)[0, 1]) * weight
 
 
-def loop_deg_sim(loop: Loop, user: Profile, k: int, significance: int | None) -> float:
+def loop_deg_sim(
+    loop: Loop, user: Profile, k: int, significance: int | None, least: int = 2
+) -> float:
     others = [other for other in loop.users if other is not user]
-    similarities = sorted(loop_similarity(user, other, significance) for other in others)
+    similarities = sorted(loop_similarity(user, other, significance, least) for other in others)
     return mean(similarities[-k:])
 
 
@@ -180,6 +182,7 @@ def test_every_feature_equals_its_loop(seed: int) -> None:
         ),
         (f.deg_sim(pairs, 5), lambda u: loop_deg_sim(loop, u, 5, None)),
         (f.deg_sim(pairs, 5, significance=6), lambda u: loop_deg_sim(loop, u, 5, 6)),
+        (f.deg_sim(pairs, 5, min_common=4), lambda u: loop_deg_sim(loop, u, 5, None, 4)),
         (f.deg_sim(pairs, 99), lambda u: loop_deg_sim(loop, u, 99, None)),
     ]
     for direction in ("push", "nuke"):

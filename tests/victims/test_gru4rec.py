@@ -275,7 +275,7 @@ def test_a_rerun_has_what_full_retraining_draws(
     profile = profiles(small_log, 1, n, t)[0]
     poisoned = small_log.with_fake_users(profile)
     table, config = clean._sampling_table(poisoned), clean.config
-    rerun = clean._rerun(small_log, (n, t))
+    rerun = clean._rerun(small_log, (n, t), clean._run)
     visits = list(_visits(poisoned, config, clean._run.seed))
     assert rerun.steps.tolist() == [visit.step for visit in visits]
     found = clean._negatives(small_log, profile, rerun, clean._sampling_table(small_log))
@@ -305,7 +305,7 @@ def test_a_rerun_meets_each_waypoint_and_the_states_of_its_own_steps(
     small_log: Interactions,
 ) -> None:
     clean = fitted(small_log, epochs=9)
-    rerun = clean._rerun(small_log, (1, 2))
+    rerun = clean._rerun(small_log, (1, 2), clean._run)
     shares = np.bincount(rerun.waypoints) / len(rerun.waypoints)
     np.testing.assert_allclose(shares, 1 / 3, atol=0.05)
     assert (np.diff(rerun.waypoints) >= 0).all()
@@ -335,6 +335,15 @@ def test_what_is_summed_up_between_fake_sessions_is_what_happens_step_by_step(
     assert quick_moment == pytest.approx(moment, rel=1e-9)
 
 
+def test_the_step_size_of_fine_tuning_is_that_of_the_recurrent_weights_too(
+    small_log: Interactions,
+) -> None:
+    victims = (fitted(small_log, epochs=2, finetune_learning_rate=rate) for rate in (0.01, 0.03))
+    slow, quick = (each._rerun(small_log, (3, 4), each._run).fades for each in victims)
+    assert slow[:, 1].any()
+    np.testing.assert_allclose(quick, slow * [1.0, 3.0, 1.0])
+
+
 def test_the_run_keeps_states_of_each_step_and_what_their_softmax_was_divided_by(
     small_log: Interactions,
 ) -> None:
@@ -359,6 +368,34 @@ def test_the_run_keeps_states_of_each_step_and_what_their_softmax_was_divided_by
         distance = np.abs(states - state).max(axis=1) + np.abs(totals - total)
         assert distance.min() < 1e-5
     assert len(np.unique(clean._run.log_totals[0])) > 3
+    softmax.loss(0.0).backward()  # type: ignore[no-untyped-call]
+    # after one step, Adam's root is the size of the gradient
+    for name, roots in clean._run.roots.items():
+        slope = dict(untrained._net.gru.named_parameters())[name].grad
+        assert slope is not None
+        assert slope.any()
+        np.testing.assert_allclose(roots, np.abs(np.stack([slope] * 3)), rtol=1e-3, atol=1e-7)
+
+
+def test_waypoints_are_in_the_middle_of_equal_parts_of_clean_training(
+    small_log: Interactions,
+) -> None:
+    run = fitted(small_log, epochs=9, batch_size=100)._run  # nine steps, one per epoch
+    assert len(run.steps) == 9
+    for waypoint, epochs in enumerate((2, 5, 8)):
+        shorter = fitted(small_log, epochs=epochs, batch_size=100).state
+        for name, array in run.waypoints.items():
+            np.testing.assert_array_equal(array[waypoint], shorter[name], err_msg=name)
+
+
+def test_states_are_kept_from_anywhere_in_a_step_and_elsewhere_in_each() -> None:
+    log = log_of([4] * 20)
+    settings = {**SETTINGS, "batch_size": 100, "epochs": 6, "finetune_anchors": 200}
+    run = GRU4Rec(settings).fit(log, np.random.default_rng(0))._run
+    # (6, 200): before the first of four clicks nothing is read
+    is_first: NDArray[np.bool_] = (run.states == 0.0).all(axis=2)
+    np.testing.assert_allclose(is_first.mean(axis=1), 0.25, atol=0.12)
+    assert len({row.tobytes() for row in is_first}) == 6
 
 
 def test_what_pushes_an_item_down_is_the_gradient_of_genuine_users_cross_entropy() -> None:
@@ -380,14 +417,16 @@ def test_what_pushes_an_item_down_is_the_gradient_of_genuine_users_cross_entropy
     assert not unmoved[2].any()
 
 
-def test_items_that_mostly_fake_users_click_move_and_new_ones_start_untrained(
+def test_items_that_fake_users_click_much_move_and_new_ones_start_untrained(
     small_log: Interactions,
 ) -> None:
     clean = fitted(small_log, epochs=2, new_items_as_negatives=True)  # so the new ones are trained
     clicks = small_log.item_popularity[:24]
+    rested = np.flatnonzero(clicks >= 6)[-1]  # gets just less than a fifth of its clicks
     rare, popular = np.argmin(np.where(clicks > 0, clicks, clicks.max())), np.argmax(clicks)
     n = int(clicks[rare])
-    profile = np.array([[24, popular, *[rare] * n], [26] * (n + 2)])
+    fakes = [24, popular, *[rare] * n, *[rested] * int((clicks[rested] - 1) // 4)]
+    profile = np.array([fakes, [26] * len(fakes)])
     moved = moved_items(
         small_log, profile, clean._run, np.asarray(clean.state["items"], np.float32)
     )
@@ -425,6 +464,26 @@ def test_fine_tuning_follows_full_retraining_and_spares_everything_else() -> Non
     assert changes[1].mean() == pytest.approx(float(changes[0].mean()), rel=0.25)
 
 
+def test_without_epochs_there_is_nothing_to_go_through_again(small_log: Interactions) -> None:
+    clean = fitted(small_log, epochs=0)
+    profile = np.array([[24, 25, 24]])
+    poisoned = clean.poisoned(profile, 0, "finetune")
+    for name, array in clean.state.items():
+        np.testing.assert_array_equal(poisoned.state[name], array)
+
+
+def test_an_engine_stays_with_the_run_that_it_was_made_for(
+    small_log: Interactions, make_lists: MakeLists
+) -> None:
+    clean = fitted(small_log, epochs=2)
+    lists = make_lists(small_log, TARGETS)
+    profile = profiles(small_log, 8, 3, 4)
+    expected = clean.engine(lists).exposure(profile, 0)
+    engine = clean.engine(lists)
+    clean.fit(small_log, np.random.default_rng(99), n_new_items=N_NEW)
+    assert engine.exposure(profile, 0).tolist() == expected.tolist()
+
+
 def test_the_run_survives_a_file_and_the_seed_of_fine_tuning_decides_nothing(
     victim: GRU4Rec, tmp_path: Path
 ) -> None:
@@ -438,6 +497,9 @@ def test_the_run_survives_a_file_and_the_seed_of_fine_tuning_decides_nothing(
         np.testing.assert_array_equal(second.state[name], array, err_msg=name)
     past = first.state["past_items"]
     np.testing.assert_array_equal(past[:, 24:], np.stack([first.state["items"][24:]] * 3))
+    bias = first.state["past_bias"]
+    np.testing.assert_array_equal(bias[:, 24:], np.stack([first.state["bias"][24:]] * 3))
+    np.testing.assert_array_equal(bias[:, :10], victim.state["past_bias"][:, :10])
     np.testing.assert_array_equal(past[:, :10], victim.state["past_items"][:, :10])
 
 
@@ -497,6 +559,26 @@ def test_the_engine_counts_as_the_plain_path_does_in_every_shape(
             np.testing.assert_array_equal(counts, plain.exposure(batch, 7))
             seen.update(counts.ravel().tolist())
     assert len(seen) > 10
+
+
+def test_histories_are_read_again_where_an_item_in_them_has_moved(make_lists: MakeLists) -> None:
+    # everybody walks six steps on a ring of 20 items, fake users all the way round the other way
+    users = np.repeat(np.arange(40), 6)
+    items = (users % 20 + np.tile(np.arange(6), 40)) % 20
+    log = Interactions(users, items, n_users=40, n_items=22)
+    victim = GRU4Rec(SETTINGS).fit(log, np.random.default_rng(0), n_new_items=2)
+    lists = make_lists(log, [20, 3, 8, 13], k=2)
+    batch = np.stack([np.tile(np.arange(20)[::-1], (20, 1)), np.full((20, 20), 3)])
+    engine = victim.engine(lists)
+    assert isinstance(engine, GRU4RecEngine)
+    counts = engine.exposure(batch, 1)
+    np.testing.assert_array_equal(counts, victim.engine(lists, backend="plain").exposure(batch, 1))
+    everyone, targets = np.arange(40), np.tile(lists.target_items, (40, 1))
+    poisoned = victim.poisoned(batch[0], 1, "finetune")
+    unread = victim.poisoned(batch[0], 1, "finetune")
+    unread._states = victim._states  # type: ignore[method-assign]
+    assert not np.allclose(poisoned.score(everyone, targets), unread.score(everyone, targets))
+    assert (counts[0] != unread.exposure(lists)).any()
 
 
 def test_users_without_history_are_counted(make_lists: MakeLists) -> None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from recattack_gym.core import ArgumentError, ArtifactError, Interactions
 from recattack_gym.core.files import read_arrays, write_arrays
 from recattack_gym.victims import NGCF, CandidateLists, mf_bce_schedule, ngcf_warm_kernel
+from recattack_gym.victims.base import RETRAINS
+from recattack_gym.victims.bpr import BPRConfig
 from recattack_gym.victims.epochs import NEGATIVES
 from recattack_gym.victims.factors import Factors
 from recattack_gym.victims.kernels import draw_negatives
@@ -283,6 +285,62 @@ def test_clicked_items_start_afresh_or_end_where_the_clean_run_does(log: Interac
     np.testing.assert_allclose(after[0], before[0] + 2.0, atol=1e-5)
     np.testing.assert_array_equal(after[20], before[20])
     np.testing.assert_array_equal(after[22], before[22] + np.float32(2.0))
+
+
+def test_attacks_are_ordered_as_full_retraining_orders_them() -> None:
+    # even users click even items, odd users odd ones, the first of 60 ones most
+    rng = np.random.default_rng(0)
+    weights = 1.0 / np.arange(1, 61)
+    users = np.repeat(np.arange(800), 10)
+    items = 2 * rng.choice(60, 8_000, p=weights / weights.sum()) + users % 2
+    log = Interactions(users, items, n_users=800, n_items=122)
+    victim = NGCF({"embedding_size": 16, "batch_size": 1024})
+    victim.fit(log, np.random.default_rng(1), n_new_items=2)
+    everything = np.tile(np.arange(122), (800, 1))
+
+    def gain(model: NGCF) -> NDArray[np.float64]:
+        scores = model.score(np.arange(800), everything).astype(np.float64)
+        gained: NDArray[np.float64] = scores[:, 120] - scores[:, :120].mean(axis=1)
+        return gained
+
+    attacks = (  # strongest first
+        np.array([[120, 1, 3, 5, 7, 9, 11, 13]] * 8),
+        np.array([[120, 0, 2, 120, 4, 0, 120, 2]] * 8),
+        np.array([[120, 0, 2, 120, 4, 0, 120, 2]] * 30),
+        np.full((8, 8), 120),
+    )
+    cheap, full = (
+        np.stack([gain(victim.poisoned(attack, 0, how)) for attack in attacks]) - gain(victim)
+        for how in RETRAINS
+    )
+    assert (np.diff(full.mean(axis=1)) < 0).all()
+    assert (np.diff(cheap.mean(axis=1)) < 0).all()
+    np.testing.assert_allclose(cheap.mean(axis=1), full.mean(axis=1), atol=0.5)
+    assert np.corrcoef(cheap.ravel(), full.ravel())[0, 1] > 0.75
+
+
+def test_fine_tuning_is_laid_out_by_the_settings_of_the_stage_that_it_stands_for(
+    log: Interactions,
+) -> None:
+    settings = {"warm_start_epochs": 30, "finetune_epochs": 5, "popular_negatives": 0.7}
+    victim = fitted(log, **settings, initial_scale=0.3, new_items_as_negatives=True)
+    plan = victim._plan(log, (40, 50), 3)
+    stages = (plan.warm.rows, 30, BPRConfig().popular_negatives), (plan.last.rows, 5, 0.7)
+    for rows, n_epochs, popular in stages:
+        assert (rows.kinds == mf_bce_schedule.CLICK).sum() == n_epochs * 40 * 50
+        assert rows.popular_negatives == popular
+        assert rows.below == log.n_items
+    assert plan.warm.rows.seed != plan.last.rows.seed  # or both stages would draw the same
+    assert len(plan.last.rows.batch_indptr) == 5 + 1
+    assert len(np.unique(plan.warm.rows.waypoints)) == victim.config.finetune_waypoints
+    assert plan.fakes[:, :-1].std() == pytest.approx(0.3, rel=0.15)
+    assert (plan.fakes[:, -1] == 1.0).all()
+    twice = fitted(log, **settings, finetune_replay=2.0, new_items_as_negatives=True)
+    other = twice._plan(log, (40, 50), 3)
+    for stage, often in ((plan.warm, other.warm), (plan.last, other.last)):
+        n_met, n_often = ((s.rows.user_ids < log.n_users).sum() for s in (stage, often))
+        assert n_often == pytest.approx(2 * n_met, abs=3)
+        assert n_met > 10
 
 
 # -- a step --------------------------------------------------------------------------------------

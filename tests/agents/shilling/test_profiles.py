@@ -219,14 +219,14 @@ def test_halves_are_rounded_up_to_a_rating_that_exists() -> None:
     assert Known.of(SIX).nearest_level(values).tolist() == [1, 1, 2, 3, 5, 5]
 
 
-def test_items_with_one_rating_are_known_by_the_overall_mean() -> None:
+def test_items_with_one_rating_vary_as_all_do_and_those_without_any_are_as_all() -> None:
     log = Interactions(
         np.array([0, 0, 1]), np.array([0, 1, 1]), 2, 3, ratings=np.array([5.0, 1, 3])
     )
     known = Known.of(log)
     assert known.item_means is not None
     means, spreads = known.item_means
-    assert means.tolist() == [3, 2, 3]
+    assert means.tolist() == [5, 2, 3]
     assert spreads.tolist() == pytest.approx([math.sqrt(8 / 3), 1, math.sqrt(8 / 3)])
 
 
@@ -245,8 +245,8 @@ def test_what_is_not_known_cannot_be_used(kind: str) -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown shilling attack 'averge'.*'average'"):
-        plan("averge", SIX, targets=(4,), size=3)
+    with pytest.raises(UnknownNameError, match=r"unknown shilling attack 'averages'.*'average'"):
+        plan("averages", SIX, targets=(4,), size=3)
     with pytest.raises(ArgumentError, match="direction must be 'push' for shilling attack 'bandw"):
         plan("bandwagon", SIX, targets=(4,), size=3, direction="nuke")
     with pytest.raises(
