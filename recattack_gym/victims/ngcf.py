@@ -102,8 +102,8 @@ class NGCFConfig(GradientConfig):
     order of attacks agrees less with full retraining, and RecNum is too high.
     """
     finetune_learning_rate: float = 0.04
-    """Step size of Adam in fine-tuning. Chosen, with the number of steps, on a platform that is not the reported
-    one (`recattack bench fidelity --seed 7`)."""
+    """Step size of Adam in fine-tuning. Chosen, with the number of steps, on a platform that is not the
+    reported one (`recattack bench fidelity --seed 7`)."""
     finetune_replay: float = 1.0
     """How often a clicked item is a genuine user's negative in fine-tuning; 1 is clean training's rate."""
     finetune_batch_size: int = 32
