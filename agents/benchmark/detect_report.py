@@ -8,6 +8,7 @@ import numpy as np
 
 from agents.benchmark.tables import markdown_table
 from recattack_gym.core.files import atomic_write
+from recattack_gym.defenses import DETECTORS
 
 Row = Mapping[str, object]
 
@@ -54,8 +55,8 @@ def report(rows: Sequence[Row]) -> str:
     reference = [row for row in rows if "filler" in row]
     if reference:
         parts += [
-            "**ml-100k: percent of the 94 most suspicious users that are fake** (94 fake among 943 genuine "
-            "users, one target, bandwagon with one selected item)",
+            "**ml-100k: percent of the 94 most suspicious that are fake** (94 fake, 943 genuine users, one "
+            "target)",
             _reference_table(reference),
         ]
     return "\n\n".join(parts) if parts else "nothing is measured yet"
@@ -143,10 +144,11 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 def write_docs(args: argparse.Namespace, rows: Sequence[Row], versions: Mapping[str, str]) -> None:
     """Write every number with the command that made it, as JSON."""
+    everything = list(args.detectors) == list(DETECTORS)
     command = (
         f"recattack bench detect --datasets {' '.join(args.datasets)} "
-        f"--detectors {' '.join(args.detectors)} --seeds {' '.join(map(str, args.seeds))} "
-        f"--attack-size {args.attack_size:g}"
+        f"{'' if everything else '--detectors ' + ' '.join(args.detectors) + ' '}"
+        f"--seeds {' '.join(map(str, args.seeds))} --attack-size {args.attack_size:g}"
     )
     content = {
         "command": command,

@@ -243,7 +243,9 @@ def make_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
     several = defense if isinstance(defense, list | tuple) else (defense,)
     for one in several:
         if isinstance(one, str) and one in TRAININGS:
-            rest["victim"] = robust_victim(one, victim_class(rest.get("victim", "BPR")).name)  # type: ignore[arg-type]  # as above
+            rest["victim"] = robust_victim(
+                one, victim_class(cast(str, rest.get("victim", "BPR"))).name
+            )
         elif isinstance(one, str):
             if one not in DETECTORS:
                 raise UnknownNameError("defense", one, (*DETECTORS, *TRAININGS))

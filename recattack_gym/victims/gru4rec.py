@@ -325,7 +325,7 @@ class GRU4Rec(Victim):
                     moments[name] = pause * moment
             with torch.no_grad():
                 first_moment = BETA1 * first_moment + (1.0 - BETA1) * rows.grad
-                second_moment = BETA2 * second_moment + (1.0 - BETA2) * (rows.grad + held) ** 2
+                second_moment = BETA2 * second_moment + (1.0 - BETA2) * (rows.grad**2 + held**2)
                 step = first_moment / (1.0 - BETA1 ** (s + 1))
                 step /= (second_moment / (1.0 - BETA2 ** (s + 1))).sqrt() + _EPSILON
                 rows -= config.finetune_learning_rate * share[:, None] * step
@@ -519,7 +519,8 @@ def _pushed_down(
 
     An item that has genuine clicks has met such gradients in the clean run, which it follows. The first
     result is what it meets in addition, the second what it met there (0 for fresh items), `(R, d + 1)` each.
-    Adam divides by the size of both: by the first alone, rounding would become whole steps.
+    Adam divides by the size of both: by the first alone, rounding would become whole steps, and by their
+    sum, which may vanish, a step would have no bound.
 
     Args:
         states: Shape `(K, d)`.

@@ -304,9 +304,9 @@ def _adam(moving: Moving, r: int, learning_rate: float, step: int) -> None:
     unbias = np.float32(1.0 / np.sqrt(1.0 - BETA2**step))
     epsilon, zero = np.float32(1e-8), np.float32(0.0)
     for x in range(len(row)):
-        whole = slope[x] + held[x]
+        size = slope[x] * slope[x] + held[x] * held[x]
         first[x] = beta1 * first[x] + rest1 * slope[x]
-        second[x] = beta2 * second[x] + rest2 * whole * whole
+        second[x] = beta2 * second[x] + rest2 * size
         row[x] -= rate * first[x] / (np.sqrt(second[x]) * unbias + epsilon)
         slope[x], held[x] = zero, zero
 

@@ -124,8 +124,8 @@ def test_clean_training_is_the_papers_update_visited_event_by_event(
 def test_without_an_adversary_the_victim_is_bpr_bit_for_bit(
     kind: type[Victim], idle: dict[str, object], small_log: Interactions, make_lists: MakeLists
 ) -> None:
-    robust = fitted(kind, small_log, reg=0.02, **idle)
-    settings = {**LIVELY, "reg": 0.02}
+    robust = fitted(kind, small_log, reg=0.02, finetune_replay=1.5, **idle)
+    settings = {**LIVELY, "reg": 0.02, "finetune_replay": 1.5}
     del settings["eps"]
     plain = BPR(settings).fit(small_log, np.random.default_rng(3), n_new_items=N_NEW)
     assert_same(robust, plain)
@@ -264,10 +264,11 @@ def test_a_setting_of_the_adversary_is_checked() -> None:
         PamaCF({"coefficient": "cubed"})
 
 
-def test_an_attack_helps_and_fine_tuning_follows_full_retraining_on_a_generated_platform() -> None:
+def test_an_attack_helps_under_both_retrainings_on_a_generated_platform() -> None:
     platform = PlatformSimulator(load("synthetic"), "APR", targets=2, seed=1)
-    targets = platform.target_items
-    profiles = np.stack([np.tile(targets, (20, 5)), np.zeros((20, 10), np.int64)])
+    targets, popular = platform.target_items, np.argsort(-platform.item_popularity)[:200]
+    beside = np.where(np.arange(200) % 2 == 0, np.resize(targets, 200), popular)
+    profiles = np.stack([beside.reshape(20, 10), popular.reshape(20, 10)])
     retrains: tuple[Retrain, ...] = ("finetune", "full")
     for retrain in retrains:
         attacked, idle = platform.rec_num(profiles, retrain=retrain)

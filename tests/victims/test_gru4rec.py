@@ -727,3 +727,17 @@ def test_a_config_is_a_value() -> None:
     config = GRU4Rec({}).config
     assert replace(config, max_length=5).max_length == 5
     assert config == GRU4Rec().config
+
+
+def test_no_step_of_adam_is_without_bound_where_old_and_new_gradients_cancel(
+    small_log: Interactions, make_lists: MakeLists
+) -> None:
+    # What a moved item with genuine clicks gains may be the opposite of what it had in the clean run.
+    clean = fitted(small_log, epochs=10, finetune_learning_rate=0.02)
+    clicks = small_log.item_popularity[:24]
+    known = np.argsort(np.where(clicks > 0, clicks, clicks.max()))[:6]
+    farthest = np.abs(clean.state["items"]).max()
+    engine = clean.engine(make_lists(small_log, TARGETS))
+    for profile in np.random.default_rng(4).choice(known, (20, 4, 6)):
+        for moved in (clean.poisoned(profile, 0, "finetune").state, engine.parameters(profile)):  # type: ignore[attr-defined]
+            assert np.abs(moved["items"]).max() < 2.0 * farthest
