@@ -122,19 +122,20 @@ class GRU4Rec(Victim):
     batches, which are of like lengths, exchange a few sessions with their neighbours.
 
     Fine-tuning is full retraining restricted to what the poison decides, along the way that clean training
-    took: the vectors and biases of items that mostly fake users click (`gru4rec_run.moved_items`), above
-    all of new ones, which start untrained. It takes every step of full retraining, with the same fake
-    sessions, dropout and sampled items (`Rerun`). Of the genuine sessions these items only meet the
-    negatives: where one is sampled, a few of the states that genuine users had in that step (`CleanRun`)
-    stand for all of them. Other items are read from the clean run at the nearest waypoint. The recurrent
-    weights get to know the fake sessions, or new items would have to learn alone what the network learns as
-    well; that fades, since genuine sessions pull the weights back. It is for the fake sessions alone: in the
-    end the weights are those of clean training, and so is every score of items that have not moved, unless
-    one that has is in the history. `seed` decides nothing in fine-tuning, as in full retraining.
+    took: the vectors and biases of items with a fifth or more of their clicks from fake users
+    (`gru4rec_run.moved_items`), above all of new ones, which start untrained. It takes every step of full
+    retraining, with the same fake sessions, dropout and sampled items (`Rerun`). Of the genuine sessions
+    these items only meet the negatives: where one is sampled, a few of the states that genuine users had in
+    that step (`CleanRun`) stand for all of them. Other items are read from the clean run at the nearest
+    waypoint. The recurrent weights get to know the fake sessions, or new items would have to learn alone
+    what the network learns as well; that fades, since genuine sessions pull the weights back. It is for the
+    fake sessions alone: in the end the weights are those of clean training, and so is every score of items
+    that have not moved, unless one that has is in the history. `seed` decides nothing in fine-tuning, as in
+    full retraining.
 
     What full retraining changes in the recurrent weights for genuine users is left out, and so are genuine
-    clicks on items that move. Items with more genuine than fake clicks rest, though full retraining moves
-    them: for existing targets that genuine users click use `retrain="full"`.
+    clicks on items that move. Items with fewer fake clicks rest, though full retraining moves them: for
+    existing targets that genuine users click use `retrain="full"`.
 
     Differs from the paper: a session is a piece of a user's sequence of at most `max_length + 1` clicks
     instead of a visit, unrolled as a whole instead of session-parallel; Adam instead of Adagrad; the other
