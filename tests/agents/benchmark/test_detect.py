@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.attackers import ATTACKERS
 from agents.benchmark import detect, detect_cases
 from agents.benchmark.archive import pack
 from agents.benchmark.detect_cases import (
@@ -16,12 +17,22 @@ from agents.benchmark.detect_cases import (
     PLANNED,
     RATED_ATTACKS,
     SDLIB,
+    LogView,
     kin_of,
     read_plan_file,
     world_of,
 )
 from agents.benchmark.detect_report import report, summary
-from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles, UnknownNameError
+from recattack_gym.core import (
+    ArgumentError,
+    ArtifactError,
+    AttackBudget,
+    AttackGoal,
+    FakeProfiles,
+    KnowledgeError,
+    StateError,
+    UnknownNameError,
+)
 
 QUICK = ("popularity", "degree-sad", "fap")
 
@@ -86,6 +97,16 @@ def test_every_attack_in_clicks_that_is_learnt_from_has_targets_of_its_own() -> 
         used.append(new)
     assert len(set.union(*used)) == sum(map(len, used))
     assert set(world.testing) == set(PLANNED)
+
+
+def test_a_log_alone_answers_no_query_and_has_no_victim() -> None:
+    log = detect_cases.log_of("generated-clicks")
+    view = LogView(log, AttackGoal(target_items=(0,)), AttackBudget(n_fake_users=2, profile_size=5))
+    with pytest.raises(StateError, match="20 poison sets cannot be tried on a log without a platf"):
+        ATTACKERS["random-search"]({"n_queries": 20}).plan(view, np.random.default_rng(0))
+    for secret in ("victim_name", "victim_config"):
+        with pytest.raises(KnowledgeError, match="needs knowledge white_box, this view has gray_b"):
+            getattr(view, secret)
 
 
 def test_attacks_of_one_idea_are_left_out_together() -> None:
