@@ -118,5 +118,9 @@ def test_mistakes_are_named() -> None:
         recall_at_fpr(SCORES, IS_FAKE, 1.5)
     with pytest.raises(ArgumentError, match="n must be a whole number >= 1, got 0"):
         precision_at_n(SCORES, IS_FAKE, 0)
+    with pytest.raises(ArgumentError, match=r"one bool per user, got \(5, 1\) and bool \(5,\)"):
+        Flagged.of(IS_FAKE[:, None], IS_FAKE)
+    with pytest.raises(ArgumentError, match="is_flagged must be a bool array, got int64"):
+        Flagged.of(np.array([0, 1]), IS_FAKE[:2])  # ids, not flags
     with pytest.raises(ArgumentError, match="prevalence must be"):
         precision_at_prevalence(0.5, 0.5, 2.0)
