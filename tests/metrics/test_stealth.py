@@ -101,6 +101,11 @@ def test_users_who_choose_alike_pass_where_hardly_anybody_shares_an_item() -> No
     assert found.welch_popularity > 0.05
 
 
+def test_a_permutation_that_changes_nothing_counts_against_a_difference() -> None:
+    log = Interactions(np.repeat(np.arange(8), 2), np.tile([0, 1], 8), 8, 2)
+    assert stealth_tests(log, np.arange(8) >= 4, np.random.default_rng(0)).chi_square == 1.0
+
+
 def test_ratings_and_lengths_are_seen() -> None:
     rng = np.random.default_rng(0)
     log, is_fake = groups(popular=True)
