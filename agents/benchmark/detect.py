@@ -34,7 +34,7 @@ from recattack_gym.core import (
 )
 from recattack_gym.core.checks import as_count
 from recattack_gym.core.sources import imported_files, source_digest
-from recattack_gym.defenses import DETECTORS, Detector
+from recattack_gym.defenses import DETECTORS, Detector, SupervisedDetector
 from recattack_gym.metrics import average_precision, detection_auc, precision_at_n, recall_at_fpr
 
 logger = logging.getLogger(__name__)
@@ -195,14 +195,14 @@ def _attack_rows(piece: Mapping[str, object], world: World, seed: int) -> list[d
     assert isinstance(settings, Mapping)  # noqa: S101  # as `pieces_of` writes it
     kind = DETECTORS[name]
     tests = {attack: world.testing_case(attack) for attack in world.testing}
+    if not issubclass(kind, SupervisedDetector):
+        detector = kind(settings)
+        return [{"attack": a, "learnt": "none", **_found(detector, t)} for a, t in tests.items()]
 
     def learnt(case: Case) -> Detector:
         return kind(settings).fit(case.log, case.is_fake, np.random.default_rng(seed))
 
     rows = []
-    if not kind.is_supervised:
-        detector = kind(settings)
-        return [{"attack": a, "learnt": "none", **_found(detector, t)} for a, t in tests.items()]
     everything = learnt(world.training_case())
     for group in groups_of(list(tests), int(str(piece.get("n_folds", len(tests))))):
         raise_if_interrupted()

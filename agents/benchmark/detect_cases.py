@@ -28,6 +28,8 @@ from recattack_gym.core import (
     FakeProfiles,
     Interactions,
     Knowledge,
+    KnowledgeError,
+    StateError,
 )
 from recattack_gym.datasets import SyntheticConfig, generate, load, with_generated_ratings
 
@@ -275,40 +277,52 @@ def sdlib_file() -> tuple[Interactions, NDArray[np.bool_]]:
 # -- clicks ------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class LogView:
-    """An `AttackerView` of a log without a platform: for attackers that do not query."""
+    """An `AttackerView` of a log without a platform: for attackers that do not query.
 
-    clean_log: Interactions
+    Args:
+        log: Clean, over the whole catalogue.
+        goal: Which items, and whether up or down.
+        budget: What may be injected.
+    """
+
+    log: Interactions
     goal: AttackGoal
     budget: AttackBudget
-    n_items: int
     knowledge: Knowledge = Knowledge.GRAY_BOX
     n_queries: int = 0
 
     @property
-    def item_popularity(self) -> NDArray[np.int64]:
-        """Clicks of each item."""
-        return self.log.item_popularity
+    def n_items(self) -> int:
+        """See `AttackerView.n_items`."""
+        return self.log.n_items
 
     @property
-    def log(self) -> Interactions:
-        """The clean log over the whole catalogue."""
-        return self.clean_log.with_catalogue(self.n_items)
+    def item_popularity(self) -> NDArray[np.int64]:
+        """See `AttackerView.item_popularity`."""
+        return self.log.item_popularity
 
     def query(self, profiles: NDArray[np.int64]) -> NDArray[np.int64]:
         """There is no platform to ask."""
-        raise NotImplementedError(f"a log answers no query of {len(profiles)} sets")
+        raise StateError(
+            f"{len(profiles)} poison sets cannot be tried on a log without a platform: "
+            "PLANNED must name attackers that need no queries"
+        )
 
     @property
     def victim_name(self) -> str:
         """There is none."""
-        raise NotImplementedError("a log has no victim")
+        raise KnowledgeError(
+            f"the victim needs knowledge white_box, this view has {self.knowledge}"
+        )
 
     @property
     def victim_config(self) -> Mapping[str, object]:
         """There is none."""
-        raise NotImplementedError("a log has no victim")
+        raise KnowledgeError(
+            f"the victim needs knowledge white_box, this view has {self.knowledge}"
+        )
 
 
 def _clicked(
@@ -352,7 +366,7 @@ def _plan_clicks(
 ) -> FakeProfiles:
     targets = tuple(range(first_target, first_target + N_CLICK_TARGETS))
     budget = AttackBudget(n_fake_users=n, profile_size=20)
-    view = LogView(log, AttackGoal(target_items=targets), budget, log.n_items)
+    view = LogView(log, AttackGoal(target_items=targets), budget)
     plan = ATTACKERS[name]().plan(view, rng)
     # Other attacks' targets are in the catalogue, too: whoever would click them clicks an old item instead
     is_strange = (plan.item_ids >= n_original) & ~np.isin(plan.item_ids, targets)

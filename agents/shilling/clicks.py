@@ -188,7 +188,7 @@ class ShillingAverageOverPopular(_SetAttacker):
 
 
 class ShillingCopy(_SetAttacker):
-    """Click what a genuine user clicked, another one for each fake user; needs the log.
+    """Click what a genuine user clicked, drawn anew for each fake user; needs the log.
 
     The perfect-knowledge attack of the literature: no statistic of single profiles can tell the copy.
 

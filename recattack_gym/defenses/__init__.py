@@ -6,7 +6,7 @@ Detectors score accounts; dropping or weighing down suspicious ones is the platf
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from recattack_gym.defenses.base import Detector, DetectorConfig
+from recattack_gym.defenses.base import Detector, DetectorConfig, SupervisedDetector
 from recattack_gym.defenses.degree_sad import DegreeSAD, PopSAD
 from recattack_gym.defenses.fap import FAP
 from recattack_gym.defenses.ks import KSPopularity
@@ -51,5 +51,6 @@ __all__ = [
     "Screening",
     "SemiSAD",
     "SequenceDetector",
+    "SupervisedDetector",
     "UserItems",
 ]

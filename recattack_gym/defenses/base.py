@@ -1,4 +1,4 @@
-"""What every detector has in common: it sees a log, never who is fake, and scores every account."""
+"""What every detector has in common: it scores every account of a log, and is not told who is fake there."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,6 +29,8 @@ class DetectorConfig:
 class Detector(ABC):
     """Gives every account of a log a score, higher where it looks more like a fake one.
 
+    One that has to learn how fake users look is a `SupervisedDetector`.
+
     Args:
         config: Settings, a mapping of some of them by name, or `None` for the defaults.
 
@@ -40,13 +42,13 @@ class Detector(ABC):
     """The key in `DETECTORS` and on the command line."""
     config_class: ClassVar[type[DetectorConfig]] = DetectorConfig
     is_supervised: ClassVar[bool] = False
-    """Whether it learns from a log in which the fake users are known: `fit` before `scores`."""
+    """Whether it is a `SupervisedDetector`: `fit` before `scores`."""
     needs_ratings: ClassVar[bool] = False
     """Whether it looks at ratings; a detector that does not takes logs of clicks as well."""
 
     def __init__(self, config: DetectorConfig | Mapping[str, object] | None = None) -> None:
         self.config = self._as_config(config)
-        self._is_fitted = False
+        self._is_fitted = not self.is_supervised
 
     @classmethod
     def _as_config(cls, config: DetectorConfig | Mapping[str, object] | None) -> DetectorConfig:
@@ -86,7 +88,7 @@ class Detector(ABC):
             StateError: If a supervised detector has not been fitted.
             ArgumentError: If `log` is no log, or has no ratings and this detector needs them.
         """
-        if self.is_supervised and not self._is_fitted:
+        if not self._is_fitted:
             raise StateError(
                 f"detector {self.name!r} has not been fitted: call fit(log, is_fake, rng) first"
             )
@@ -108,52 +110,6 @@ class Detector(ABC):
     @abstractmethod
     def _scores(self, log: Interactions) -> NDArray[np.float64]:
         """Return one score per user of a log in which every user has an event; shape `(n_users,)`."""
-
-    # -- learning ------------------------------------------------------------------------------------
-
-    @final
-    def fit(self, log: Interactions, is_fake: NDArray[np.bool_], rng: np.random.Generator) -> Self:
-        """Learn from scratch from a log in which the fake users are known.
-
-        Args:
-            log: Events of genuine users and of fake ones, best of several attacks.
-            is_fake: Shape `(n_users,)`; users without events teach nothing.
-            rng: Source of all randomness; the same state gives the same detector.
-
-        Returns:
-            The detector itself.
-
-        Raises:
-            StateError: If this detector is unsupervised.
-            ArgumentError: If shapes do not fit, or one of the two kinds of user is missing.
-        """
-        if not self.is_supervised:
-            raise StateError(
-                f"detector {self.name!r} has nothing to learn: call scores(log) without fit"
-            )
-        as_generator("rng", rng)
-        self._check_log(log)
-        labels = np.asarray(is_fake)
-        if labels.shape != (log.n_users,) or labels.dtype != np.bool_:
-            raise ArgumentError(
-                f"is_fake must be a bool array of shape ({log.n_users},), "
-                f"got {labels.dtype} {labels.shape}"
-            )
-        is_active = np.diff(log.indptr) > 0
-        labels = labels[is_active]
-        if labels.all() or not labels.any():
-            raise ArgumentError(
-                "is_fake must mark at least one user with events and leave out at least one, "
-                f"got {int(labels.sum())} of {len(labels)}"
-            )
-        self._is_fitted = False  # half-learnt is not learnt
-        self._fit(_only(log, is_active), labels, rng)
-        self._is_fitted = True
-        return self
-
-    def _fit(self, log: Interactions, is_fake: NDArray[np.bool_], rng: np.random.Generator) -> None:
-        """Learn; every user of the log has an event. Only supervised detectors have this."""
-        raise NotImplementedError
 
     def _check_log(self, log: Interactions) -> None:
         if not isinstance(log, Interactions):
@@ -181,7 +137,7 @@ class Detector(ABC):
         Raises:
             StateError: If a supervised detector has not been fitted.
         """
-        if self.is_supervised and not self._is_fitted:
+        if not self._is_fitted:
             raise StateError(f"detector {self.name!r} has not been fitted: nothing to save")
         header = {
             "format": FORMAT_VERSION, "detector": self.name, "config": asdict(self.config),
@@ -211,8 +167,53 @@ class Detector(ABC):
             detector._restore(arrays)
         except (KeyError, TypeError, ArgumentError) as error:
             raise ArtifactError(f"{path} does not hold a {cls.name!r} detector: {error}") from error
-        detector._is_fitted = cls.is_supervised
+        detector._is_fitted = True
         return detector
+
+
+class SupervisedDetector(Detector):
+    """A detector that learns from a log in which the fake users are known, before it scores another."""
+
+    is_supervised = True
+
+    @final
+    def fit(self, log: Interactions, is_fake: NDArray[np.bool_], rng: np.random.Generator) -> Self:
+        """Learn from scratch from a log in which the fake users are known.
+
+        Args:
+            log: Events of genuine users and of fake ones, best of several attacks.
+            is_fake: Shape `(n_users,)`; users without events teach nothing.
+            rng: Source of all randomness; the same state gives the same detector.
+
+        Returns:
+            The detector itself.
+
+        Raises:
+            ArgumentError: If shapes do not fit, or one of the two kinds of user is missing.
+        """
+        as_generator("rng", rng)
+        self._check_log(log)
+        labels = np.asarray(is_fake)
+        if labels.shape != (log.n_users,) or labels.dtype != np.bool_:
+            raise ArgumentError(
+                f"is_fake must be a bool array of shape ({log.n_users},), "
+                f"got {labels.dtype} {labels.shape}"
+            )
+        is_active = np.diff(log.indptr) > 0
+        labels = labels[is_active]
+        if labels.all() or not labels.any():
+            raise ArgumentError(
+                "is_fake must mark at least one user with events and leave out at least one, "
+                f"got {int(labels.sum())} of {len(labels)}"
+            )
+        self._is_fitted = False  # half-learnt is not learnt
+        self._fit(_only(log, is_active), labels, rng)
+        self._is_fitted = True
+        return self
+
+    @abstractmethod
+    def _fit(self, log: Interactions, is_fake: NDArray[np.bool_], rng: np.random.Generator) -> None:
+        """Learn from a log in which every user has an event; `is_fake` of shape `(n_users,)`."""
 
 
 def _only(log: Interactions, is_active: NDArray[np.bool_]) -> Interactions:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from recattack_gym.core.checks import as_count
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import draw_seed
-from recattack_gym.defenses.base import Detector, DetectorConfig, State
+from recattack_gym.defenses.base import DetectorConfig, State, SupervisedDetector
 from recattack_gym.defenses.features import pop_sad_edges, popularity, popularity_histogram
 from recattack_gym.defenses.pairs import UserItems
 from recattack_gym.defenses.tree import grow_tree, tree_shares
@@ -25,7 +25,7 @@ class DegreeSADConfig(DetectorConfig):
         as_count("min_leaf", self.min_leaf)
 
 
-class DegreeSAD(Detector):
+class DegreeSAD(SupervisedDetector):
     """Suspect users by mean, range and lower quartile of how popular their items are.
 
     Li et al., "Shilling attack detection in recommender systems via selecting patterns analysis", IEICE
@@ -37,7 +37,6 @@ class DegreeSAD(Detector):
     """
 
     name = "degree-sad"
-    is_supervised = True
     config: DegreeSADConfig
     config_class = DegreeSADConfig
 
@@ -79,7 +78,7 @@ class PopSADConfig(DetectorConfig):
         as_count("min_leaf", self.min_leaf)
 
 
-class PopSAD(Detector):
+class PopSAD(SupervisedDetector):
     """Suspect users by the histogram of how popular their items are.
 
     Li et al., IEICE Trans. 2016 (see `DegreeSAD`): bins of one width from 0 to the popularity of the most
@@ -92,7 +91,6 @@ class PopSAD(Detector):
     """
 
     name = "pop-sad"
-    is_supervised = True
     config: PopSADConfig
     config_class = PopSADConfig
 

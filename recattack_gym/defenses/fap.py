@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from recattack_gym.core.checks import as_count, as_real
 from recattack_gym.core.errors import ArgumentError
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.defenses.base import Detector, DetectorConfig, State
+from recattack_gym.defenses.base import DetectorConfig, State, SupervisedDetector
 from recattack_gym.defenses.pairs import UserItems, sums_by
 
 
@@ -33,7 +33,7 @@ class FAPConfig(DetectorConfig):
             raise ArgumentError(f"is_polished must be True or False, got {self.is_polished!r}")
 
 
-class FAP(Detector):
+class FAP(SupervisedDetector):
     """Suspect users who have what known fake users have.
 
     Zhang, Zhu, Lou and Xin, "Catch the black sheep: unified framework for shilling attack detection based on
@@ -49,7 +49,6 @@ class FAP(Detector):
     """
 
     name = "fap"
-    is_supervised = True
     config: FAPConfig
     config_class = FAPConfig
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from recattack_gym.core.checks import as_count, as_real
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.defenses import features
-from recattack_gym.defenses.base import Detector, DetectorConfig, State
+from recattack_gym.defenses.base import DetectorConfig, State, SupervisedDetector
 from recattack_gym.defenses.pairs import UserItems
 
 Matrix = NDArray[np.float64]
@@ -36,7 +36,7 @@ class SemiSADConfig(DetectorConfig):
         as_real("smoothing", self.smoothing, above=0.0)
 
 
-class SemiSAD(Detector):
+class SemiSAD(SupervisedDetector):
     """Suspect users by a naive Bayes classifier that is retrained on the users to be judged.
 
     Cao, Wu, Mao and Zhang, "Shilling attack detection utilizing semi-supervised learning method for
@@ -49,7 +49,6 @@ class SemiSAD(Detector):
     """
 
     name = "semi-sad"
-    is_supervised = True
     needs_ratings = True
     config: SemiSADConfig
     config_class = SemiSADConfig

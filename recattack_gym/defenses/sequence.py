@@ -10,7 +10,7 @@ from recattack_gym.core.checks import as_count, as_real
 from recattack_gym.core.errors import ArgumentError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import draw_seed
-from recattack_gym.defenses.base import Detector, DetectorConfig, State
+from recattack_gym.defenses.base import DetectorConfig, State, SupervisedDetector
 from recattack_gym.defenses.pairs import UserItems
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class SequenceConfig(DetectorConfig):
             raise ArgumentError(f"uses_items must be True or False, got {self.uses_items!r}")
 
 
-class SequenceDetector(Detector):
+class SequenceDetector(SupervisedDetector):
     """Suspect accounts by the order of what they click: a GRU, and attention over its states.
 
     Cao, Chen, Yao, Wang and Zhang, "Adversarial attacks and detection on reinforcement learning-based
@@ -71,7 +71,6 @@ class SequenceDetector(Detector):
     """
 
     name = "gru-attention"
-    is_supervised = True
     config: SequenceConfig
     config_class = SequenceConfig
 

@@ -11,7 +11,7 @@ from recattack_gym.core.errors import ArgumentError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import draw_seed
 from recattack_gym.defenses import features
-from recattack_gym.defenses.base import Detector, DetectorConfig, State
+from recattack_gym.defenses.base import DetectorConfig, State, SupervisedDetector
 from recattack_gym.defenses.pairs import UserItems
 from recattack_gym.defenses.tree import scikit_learn
 
@@ -75,7 +75,7 @@ def without_ratings(log: Interactions) -> Interactions:
     return Interactions(log.user_ids, log.item_ids, log.n_users, log.n_items)
 
 
-class SVM(Detector):
+class SVM(SupervisedDetector):
     """Suspect users by the six classical features of their ratings, in a support vector machine.
 
     RDMA, WDMA, WDA, TMF, FMTD and MeanVar (Burke et al., KDD 2006; the last three for push and for nuke,
@@ -86,7 +86,6 @@ class SVM(Detector):
     """
 
     name = "svm"
-    is_supervised = True
     needs_ratings = True
     config: SVMConfig
     config_class = SVMConfig
@@ -105,7 +104,7 @@ class SVM(Detector):
         self._machine = {name: state[name] for name in STATE}
 
 
-class ClickSVM(Detector):
+class ClickSVM(SupervisedDetector):
     """Suspect users by what clicks alone show, in a support vector machine: `SVM` for logs without ratings.
 
     Features: LengthVar, DegSim (cosine), mean, range and lower quartile of item popularity, TMF over all
@@ -115,7 +114,6 @@ class ClickSVM(Detector):
     """
 
     name = "svm-clicks"
-    is_supervised = True
     config: SVMConfig
     config_class = SVMConfig
 
@@ -148,7 +146,7 @@ class SVMTIAConfig(SVMConfig):
             as_real("threshold", self.threshold, at_least=0.0)
 
 
-class SVMTIA(Detector):
+class SVMTIA(SupervisedDetector):
     """Clear suspects who share no target: a support vector machine, then target item analysis.
 
     Zhou, Wen, Xiong, Gao, Zeng, "SVM-TIA a shilling attack detection method based on SVM and target item
@@ -162,7 +160,6 @@ class SVMTIA(Detector):
     """
 
     name = "svm-tia"
-    is_supervised = True
     needs_ratings = True
     config: SVMTIAConfig
     config_class = SVMTIAConfig

@@ -115,8 +115,15 @@ class Flagged:
 
     @classmethod
     def of(cls, is_flagged: NDArray[np.bool_], is_fake: NDArray[np.bool_]) -> "Flagged":
-        """Count; both of shape `(n_users,)`."""
-        _checked(np.zeros(len(is_flagged)), is_fake)
+        """Count; both bool, of shape `(n_users,)`.
+
+        Raises:
+            ArgumentError: If they are not.
+        """
+        flags = np.asarray(is_flagged)
+        if flags.dtype != np.bool_:
+            raise ArgumentError(f"is_flagged must be a bool array, got {flags.dtype}")
+        _checked(flags.astype(np.float64), is_fake)
         return cls(
             true_positives=int((is_flagged & is_fake).sum()),
             false_positives=int((is_flagged & ~is_fake).sum()),

@@ -65,12 +65,19 @@ def paired_t(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     Args:
         first: Shape `(n,)`, at least two.
         second: Shape `(n,)`.
+
+    Raises:
+        ArgumentError: If they are no pairs, or fewer than two.
     """
     from scipy import stats
 
-    difference = as_numbers("first", first) - as_numbers("second", second)
-    if difference.ndim != 1 or len(difference) < 2:
-        raise ArgumentError(f"first must hold at least two numbers, got shape {difference.shape}")
+    one, other = as_numbers("first", first), as_numbers("second", second)
+    if one.ndim != 1 or len(one) < 2 or one.shape != other.shape:
+        raise ArgumentError(
+            "first and second must be pairs, at least two numbers each, "
+            f"got shapes {one.shape}, {other.shape}"
+        )
+    difference = one - other
     spread = difference.std(ddof=1)
     if spread <= 1e-12 * max(1.0, float(np.abs(difference).max())):
         return 1.0 if np.abs(difference).max() <= 1e-12 else 0.0
@@ -127,7 +134,9 @@ def stealth_tests(
 ) -> StealthTests:
     """Test whether the fake users of a log are like its genuine ones.
 
-    Popularity is counted among genuine users. Repeated items count once; ratings are means of a user's.
+    Popularity is how many *other* genuine users have an item: with themselves among them, genuine users would
+    have the more popular items whoever the fake ones are. Repeated items count once; ratings are means of a
+    user's.
 
     Args:
         log: With genuine and fake users.
@@ -159,7 +168,8 @@ def stealth_tests(
         )
     counts = [_column_sums(matrix[part]) for part in (~fake, fake)]
     lengths = np.asarray(matrix.sum(axis=1)).ravel()
-    mean_popularity = np.asarray(matrix @ counts[0]).ravel() / lengths
+    # Whole numbers before the division, so that equal means are equal; a genuine user is no other to itself
+    mean_popularity = (np.asarray(matrix @ counts[0]).ravel() - lengths * ~fake) / lengths
     statistic = _chi_square(*counts)
     n_larger = 0
     for _ in range(n_permutations):

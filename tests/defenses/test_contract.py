@@ -15,7 +15,7 @@ from recattack_gym.core import (
     StateError,
     UnknownNameError,
 )
-from recattack_gym.defenses import DETECTORS, Detector
+from recattack_gym.defenses import DETECTORS, Detector, SupervisedDetector
 from tests.defenses.cases import attacked
 
 QUICK: dict[str, dict[str, object]] = {
@@ -40,7 +40,7 @@ each_kind_of_log = pytest.mark.parametrize(("name", "clicks"), ON_BOTH)
 def fitted(name: str, *, clicks: bool, seed: int = 0) -> Detector:
     """Return a detector that may score; a supervised one has learnt from another log."""
     detector = DETECTORS[name](QUICK.get(name))
-    if detector.is_supervised:
+    if isinstance(detector, SupervisedDetector):
         log, is_fake = attacked(clicks=clicks, seed=77)
         detector.fit(log, is_fake, np.random.default_rng(seed))
     return detector
@@ -130,9 +130,9 @@ def test_fit_starts_from_scratch_and_only_supervised_ones_have_it(name: str) -> 
     clicks = name in ON_CLICKS
     log, is_fake = attacked(clicks=clicks)
     detector, rng = DETECTORS[name](QUICK.get(name)), np.random.default_rng
-    if not detector.is_supervised:
-        with pytest.raises(StateError, match=f"'{name}' has nothing to learn"):
-            detector.fit(log, is_fake, rng(0))
+    assert detector.is_supervised == isinstance(detector, SupervisedDetector)
+    if not isinstance(detector, SupervisedDetector):
+        assert not hasattr(detector, "fit")
         return
     with pytest.raises(StateError, match=f"'{name}' has not been fitted: call fit"):
         detector.scores(log)
@@ -161,7 +161,7 @@ def test_mistakes_are_named(name: str) -> None:
     if kind.needs_ratings:
         with pytest.raises(ArgumentError, match=f"log must have ratings for detector '{name}'"):
             detector.scores(attacked(clicks=True)[0])
-    if not kind.is_supervised:
+    if not isinstance(detector, SupervisedDetector):
         return
     rng = np.random.default_rng(0)
     with pytest.raises(ArgumentError, match=r"is_fake must be a bool array of shape \(132,\)"):
@@ -178,6 +178,43 @@ def test_mistakes_are_named(name: str) -> None:
 @each_detector
 def test_its_docstring_says_how_it_differs_from_the_paper(name: str) -> None:
     assert "Differs from the paper:" in str(DETECTORS[name].__doc__)
+
+
+class Forgetful(SupervisedDetector):
+    """Learns the first time only."""
+
+    name = "forgetful"
+    has_learnt = False
+
+    def _fit(self, log: Interactions, is_fake: NDArray[np.bool_], rng: np.random.Generator) -> None:
+        del log, is_fake, rng
+        if self.has_learnt:
+            raise ZeroDivisionError
+        self.has_learnt = True
+
+    def _scores(self, log: Interactions) -> NDArray[np.float64]:
+        return np.zeros(log.n_users)
+
+
+def test_a_detector_that_failed_to_learn_again_does_not_score() -> None:
+    log, is_fake = attacked(clicks=True)
+    detector = Forgetful().fit(log, is_fake, np.random.default_rng(0))
+    assert not detector.scores(log).any()
+    with pytest.raises(ZeroDivisionError):
+        detector.fit(log, is_fake, np.random.default_rng(0))
+    with pytest.raises(StateError, match="'forgetful' has not been fitted: call fit"):
+        detector.scores(log)
+
+
+def test_a_supervised_detector_has_to_say_how_it_learns() -> None:
+    class Half(SupervisedDetector):
+        name = "half"
+
+        def _scores(self, log: Interactions) -> NDArray[np.float64]:
+            return np.zeros(log.n_users)
+
+    with pytest.raises(TypeError, match=r"abstract method .*_fit"):
+        Half()  # type: ignore[abstract]  # the subject of the test
 
 
 class Broken(Detector):

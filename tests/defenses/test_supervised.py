@@ -15,6 +15,7 @@ from recattack_gym.defenses import (
     SVMTIA,
     DegreeSAD,
     KSPopularity,
+    PopSAD,
     SemiSAD,
     SequenceDetector,
     UserItems,
@@ -92,6 +93,21 @@ def test_feature_tables_have_the_columns_that_they_name() -> None:
     np.testing.assert_allclose(click_features(twice)[:, -1], [1 / 3, 0])
 
 
+@pytest.mark.parametrize("kind", [DegreeSAD, PopSAD])
+def test_popularity_is_counted_in_shares_so_that_logs_of_any_size_are_alike(
+    kind: type[DegreeSAD] | type[PopSAD],
+) -> None:
+    log, _ = attacked(clicks=True, seed=5)
+    users = np.concatenate([log.user_ids, log.user_ids + log.n_users])
+    twice = Interactions(users, np.tile(log.item_ids, 2), 2 * log.n_users, log.n_items)
+    detector = kind().fit(*attacked(clicks=True), np.random.default_rng(0))
+    once = detector.scores(log)
+    assert len(np.unique(once)) > 1
+    assert np.array_equal(detector.scores(twice), np.tile(once, 2))
+    popularity = click_features(log)[:, 2:5]
+    np.testing.assert_allclose(click_features(twice)[:, 2:5], np.tile(popularity, (2, 1)))
+
+
 # -- SVM-TIA ------------------------------------------------------------------------------------------
 
 
@@ -138,6 +154,19 @@ def test_svm_tia_orders_found_suspects_before_all_others_and_never_adds_any() ->
     assert (suspected < 1).all()
     assert (suspected[is_found] > 0.5).all()
     np.testing.assert_allclose(scores - is_found, suspected)
+
+
+def test_a_target_has_more_than_five_suspects_unless_told_otherwise() -> None:
+    log, _ = attacked(clicks=False, seed=5)
+
+    def scores(**settings: object) -> NDArray[np.float64]:
+        detector = SVMTIA(settings).fit(*attacked(clicks=False), np.random.default_rng(0))
+        return detector.scores(log)
+
+    assert np.array_equal(
+        scores(), scores(threshold=5.0)
+    )  # of fewer than 100 suspects 5 % are fewer
+    assert not np.array_equal(scores(), scores(threshold=0.0))
 
 
 def test_smote_makes_users_between_fake_ones_at_the_border_until_both_are_many() -> None:
@@ -291,6 +320,24 @@ def test_only_the_last_clicks_are_read() -> None:
     detector = SequenceDetector({**SMALL, "max_length": 4})
     detector._n_items = 30
     assert detector._read(log)[0, :, 0].tolist() == [6, 7, 8, 9]  # ids plus one
+
+
+def test_repeated_clicks_are_read_as_such() -> None:
+    log = Interactions(np.array([0, 0, 0, 0, 1]), np.array([4, 7, 4, 4, 4]), 2, 30)
+    detector = SequenceDetector({**SMALL, "max_length": 4})
+    detector._n_items = 30
+    assert detector._read(log)[:, :, 2].tolist() == [[1, 1, 2, 2], [1, 0, 0, 0]]
+
+
+def test_hidden_items_change_what_is_learnt() -> None:
+    log, is_fake = trajectories(20, 5, 0)
+    shown, hidden = (
+        SequenceDetector({**SMALL, "unknown_rate": rate}).fit(
+            log, is_fake, np.random.default_rng(0)
+        )
+        for rate in (0.0, 0.9)
+    )
+    assert np.abs(shown.scores(log) - hidden.scores(log)).max() > 1e-3
 
 
 def test_attention_sums_to_one_over_what_was_clicked(network: SequenceDetector) -> None:

@@ -107,6 +107,13 @@ def test_equal_scores_are_flagged_together_by_a_threshold_and_by_id_in_a_top_lis
     assert precision_at_n(flat, IS_FAKE, 1) == 1.0
 
 
+def test_a_share_of_users_is_not_lost_to_rounding() -> None:
+    # 0.29 * 100 is 28.999999999999996; the fake user stands below 29 of 100 genuine ones
+    scores = np.append(np.arange(100.0), 70.5)
+    assert recall_at_fpr(scores, np.arange(101) == 100, 0.29) == 1.0
+    assert recall_at_fpr(scores, np.arange(101) == 100, 0.28) == 0.0
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(ArgumentError, match="scores must be finite, got nan"):
         detection_auc(np.array([np.nan, 1.0]), IS_FAKE[:2])
@@ -118,5 +125,9 @@ def test_mistakes_are_named() -> None:
         recall_at_fpr(SCORES, IS_FAKE, 1.5)
     with pytest.raises(ArgumentError, match="n must be a whole number >= 1, got 0"):
         precision_at_n(SCORES, IS_FAKE, 0)
+    with pytest.raises(ArgumentError, match=r"one bool per user, got \(5, 1\) and bool \(5,\)"):
+        Flagged.of(IS_FAKE[:, None], IS_FAKE)
+    with pytest.raises(ArgumentError, match="is_flagged must be a bool array, got int64"):
+        Flagged.of(np.array([0, 1]), IS_FAKE[:2])  # ids, not flags
     with pytest.raises(ArgumentError, match="prevalence must be"):
         precision_at_prevalence(0.5, 0.5, 2.0)

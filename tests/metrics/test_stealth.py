@@ -45,6 +45,8 @@ def test_the_paired_t_test_is_scipys_and_has_limits() -> None:
     assert paired_t(a + 2, a) == 0.0
     with pytest.raises(ArgumentError, match="at least two numbers"):
         paired_t(a[:1], b[:1])
+    with pytest.raises(ArgumentError, match=r"must be pairs, .*got shapes \(9,\), \(1,\)"):
+        paired_t(a, b[:1])
 
 
 def test_holm_by_hand() -> None:
@@ -87,6 +89,21 @@ def test_fake_users_who_follow_popularity_pass_all() -> None:
         found = stealth_tests(*groups(popular=True, seed=seed), np.random.default_rng(0))
         p_values.append((found.chi_square, found.ks_popularity, found.welch_popularity))
     assert np.mean(np.array(p_values) > 0.05) > 0.8
+
+
+def test_users_who_choose_alike_pass_where_hardly_anybody_shares_an_item() -> None:
+    """Fake users are not in the counts; genuine ones must not be in their own."""
+    rng = np.random.default_rng(0)
+    users, items = np.repeat(np.arange(400), 6), rng.integers(3000, size=2400)
+    log, is_fake = Interactions(users, items, 400, 3000), np.arange(400) >= 200
+    found = stealth_tests(log, is_fake, rng, n_permutations=9)
+    assert found.ks_popularity > 0.05
+    assert found.welch_popularity > 0.05
+
+
+def test_a_permutation_that_changes_nothing_counts_against_a_difference() -> None:
+    log = Interactions(np.repeat(np.arange(8), 2), np.tile([0, 1], 8), 8, 2)
+    assert stealth_tests(log, np.arange(8) >= 4, np.random.default_rng(0)).chi_square == 1.0
 
 
 def test_ratings_and_lengths_are_seen() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from agents.attackers import ATTACKERS
 from agents.benchmark import detect, detect_cases
 from agents.benchmark.archive import pack
 from agents.benchmark.detect_cases import (
@@ -16,12 +18,24 @@ from agents.benchmark.detect_cases import (
     PLANNED,
     RATED_ATTACKS,
     SDLIB,
+    LogView,
     kin_of,
     read_plan_file,
     world_of,
 )
 from agents.benchmark.detect_report import report, summary
-from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles, UnknownNameError
+from recattack_gym.core import (
+    ArgumentError,
+    ArtifactError,
+    AttackBudget,
+    AttackGoal,
+    FakeProfiles,
+    Interactions,
+    KnowledgeError,
+    StateError,
+    UnknownNameError,
+)
+from recattack_gym.defenses import SupervisedDetector
 
 QUICK = ("popularity", "degree-sad", "fap")
 
@@ -74,6 +88,56 @@ def test_cases_hold_who_they_say() -> None:
         assert np.array_equal(
             ~case.is_fake, np.arange(case.log.n_users) < world.halves[half].n_users
         )
+        genuine = world.halves[half].item_ids
+        assert np.array_equal(case.log.item_ids[: len(genuine)], genuine)
+
+
+class Counter(SupervisedDetector):
+    """Remembers from how many fake users it has learnt."""
+
+    name = "counter"
+
+    def _fit(self, log: Interactions, is_fake: NDArray[np.bool_], rng: np.random.Generator) -> None:
+        del log, rng
+        self.n_fake = int(is_fake.sum())
+
+    def _scores(self, log: Interactions) -> NDArray[np.float64]:
+        return np.full(log.n_users, float(self.n_fake))
+
+
+def test_unseen_attacks_are_not_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = world_of("generated-clicks", 0, 0.05, None)
+    monkeypatch.setattr(detect, "DETECTORS", {"counter": Counter})
+    monkeypatch.setattr(detect, "_found", lambda found, case: {"n": found.scores(case.log)[0]})
+    rows = detect._attack_rows({"detector": "counter", "config": {}}, world, 0)
+    assert len(rows) == 2 * len(world.testing)
+    for row in rows:
+        without = [str(row["attack"])] if row["learnt"] == "unseen" else []
+        assert row["n"] == world.training_case(without).is_fake.sum()
+
+
+def test_archived_plans_are_learnt_from_on_one_victim_and_found_on_another(tmp_path: Path) -> None:
+    log, rng = detect_cases.log_of("generated-clicks"), np.random.default_rng(0)
+    tested = {}
+    for name in detect_cases.ARCHIVED:
+        for victim, seed in (("BPR", 0), ("NeuMF", 1)):
+            items = rng.integers(log.n_items + N_CLICK_TARGETS, size=(20, 20))
+            items[:, 0] = log.n_items
+            plan = FakeProfiles(items, header={"attacker": name})
+            plan.save(tmp_path / f"steam-{victim}-{name}-{seed}-0123456789abcdef.npz")
+            tested[name] = plan.content_hash
+    pack(sorted(tmp_path.glob("*.npz")), tmp_path / "plans.zip")
+    world = detect_cases._clicked(
+        detect_cases.halves_of(log, rng), 0.05, str(tmp_path / "plans.zip"), 0, rng
+    )
+    targets = [
+        set(plans[0].item_ids[plans[0].item_ids >= log.n_items].tolist())
+        for plans in world.training.values()
+    ]
+    targets.append(set(range(log.n_items, log.n_items + N_CLICK_TARGETS)))  # of those to be found
+    assert len(set.union(*targets)) == sum(map(len, targets))
+    found = {name: world.testing[name].content_hash for name in detect_cases.ARCHIVED}
+    assert found == tested
 
 
 def test_every_attack_in_clicks_that_is_learnt_from_has_targets_of_its_own() -> None:
@@ -86,6 +150,16 @@ def test_every_attack_in_clicks_that_is_learnt_from_has_targets_of_its_own() -> 
         used.append(new)
     assert len(set.union(*used)) == sum(map(len, used))
     assert set(world.testing) == set(PLANNED)
+
+
+def test_a_log_alone_answers_no_query_and_has_no_victim() -> None:
+    log = detect_cases.log_of("generated-clicks")
+    view = LogView(log, AttackGoal(target_items=(0,)), AttackBudget(n_fake_users=2, profile_size=5))
+    with pytest.raises(StateError, match="20 poison sets cannot be tried on a log without a platf"):
+        ATTACKERS["random-search"]({"n_queries": 20}).plan(view, np.random.default_rng(0))
+    for secret in ("victim_name", "victim_config"):
+        with pytest.raises(KnowledgeError, match="needs knowledge white_box, this view has gray_b"):
+            getattr(view, secret)
 
 
 def test_attacks_of_one_idea_are_left_out_together() -> None:

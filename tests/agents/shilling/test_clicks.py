@@ -89,6 +89,23 @@ def test_a_copy_is_part_of_one_genuine_profile() -> None:
         assert any(copied <= profile for profile in profiles)
 
 
+def test_copied_are_profiles_that_are_long_enough_without_their_targets() -> None:
+    items = np.array([7, 9, 0, 1, 2, 3])  # user 0 has one item, user 1 the target 9 and four others
+    log = Interactions(np.array([0, 1, 1, 1, 1, 1]), items, 2, 10)
+    budget = AttackBudget(n_fake_users=20, profile_size=5)
+    for row in plan("shilling-copy", StubView(log, AttackGoal(target_items=(9,)), budget)):
+        assert sorted(row) == [0, 1, 2, 3, 9]
+
+
+def test_a_segment_is_not_what_everybody_clicks() -> None:
+    # Users 0 and 1 have the target 5, item 3 and item 0, which all seven have: cosines 1 and 2 / sqrt(14)
+    users = np.array([0, 1, 0, 1, *range(7)])
+    items = np.array([5, 5, 3, 3, *[0] * 7])
+    budget = AttackBudget(n_fake_users=20, profile_size=3)
+    view = StubView(Interactions(users, items, 7, 6), AttackGoal(target_items=(5,)), budget)
+    assert all({3, 5} <= set(row) for row in plan("shilling-segment", view))
+
+
 def test_items_are_in_random_order() -> None:
     rows = plan("shilling-popular", popular_view(size=5))
     assert len({row.index(9) for row in rows}) == 5
