@@ -28,7 +28,7 @@ class APRConfig(BPRConfig):
     The paper has 0.5, the code of PamaCF 0.3. Embeddings have norms of 1.7 to 3 without an adversary; with
     0.4 those of ml-100k begin to collapse, since embeddings of zero are the best answer to perturbations
     that are longer than what they teach. Validation HR@10 on ml-100k and Steam, where BPR has 0.136 and
-    0.411: 0.147 and 0.407 with 0.3, 0.110 and 0.408 with 0.4.
+    0.411: 0.147 and 0.407 with 0.3, 0.110 and 0.408 with 0.4. On ml-1m 0.3 is too much (docs/defenses.md).
     """
     adv_reg: float = 1.0
     """Weight of the loss of perturbed embeddings relative to that of the clean ones; 1 in the paper (lambda).
