@@ -95,10 +95,7 @@ def main(
     rows = [
         (
             attack,
-            *(
-                f"{results[name][attack].ndcg:.4f} ({-results[name][attack].drop:+.1%})"
-                for name in victims
-            ),
+            *(_quality(results[name][attack], is_clean=attack == "none") for name in victims),
             *(f"{results[name][attack].loss:.3f}" for name in victims),
         )
         for attack in results[victims[0]]
@@ -113,13 +110,22 @@ def main(
     return results
 
 
+def _quality(result: Result, *, is_clean: bool) -> str:
+    return f"{result.ndcg:.4f} ({'clean' if is_clean else f'{-result.drop:+.1%}'})"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", default="synthetic")
     parser.add_argument("--victims", nargs="+", default=["BPR", "APR", "PamaCF"])
     parser.add_argument("--eps", nargs="+", type=float, default=[0.5, 1.0])
+    parser.add_argument("--n-steps", type=int, default=10, help="of BIM and PGD")
+    parser.add_argument("--k", type=int, default=100, help="length of the lists")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object as last line")
-    args = parser.parse_args()
-    found = main(args.dataset, args.victims, args.eps)
-    if args.json:
-        print(json.dumps({n: {a: r._asdict() for a, r in of.items()} for n, of in found.items()}))
+    settings = vars(parser.parse_args())
+    as_json = settings.pop("json")
+    found = main(**settings)
+    if as_json:
+        results = {n: {a: r._asdict() for a, r in of.items()} for n, of in found.items()}
+        print(json.dumps({**settings, "results": results}))

@@ -300,3 +300,30 @@ def perturb_tensors(
         to_user = eps * normalize(other - item, dim=1, eps=1e-30)
         to_other = eps * normalize(user, dim=1, eps=1e-30)
         return to_user, -to_other, to_other
+
+
+def adversarial_losses(
+    user: "torch.Tensor",
+    item: "torch.Tensor",
+    other: "torch.Tensor",
+    above: "torch.Tensor",
+    adversary: Adversary,
+    usual_size: float,
+) -> "torch.Tensor":
+    """Return the BPR losses of triples, averaged with those of their perturbed rows; shape `(B,)`.
+
+    Args:
+        user: Shape `(B, d)`.
+        item: Clicked, shape `(B, d)`.
+        other: Not clicked, shape `(B, d)`.
+        above: What the click's bias is above the other's, shape `(B,)`.
+        adversary: How strong, and the weight of its loss.
+        usual_size: From `Adversary.usual_size`.
+    """
+    import torch
+    from torch.nn.functional import softplus
+
+    to_user, to_item, to_other = perturb_tensors(user, item, other, adversary, usual_size)
+    pushed = ((user + to_user) * (item + to_item - other - to_other)).sum(dim=1)
+    clean = softplus(-(user * (item - other)).sum(dim=1) - above)
+    return torch.lerp(clean, softplus(-pushed - above), adversary.weight)

@@ -116,30 +116,82 @@ def _share_of_eps(kind: int, square: np.float32, usual_size: float) -> np.float3
 
 @compiled
 def _pulls(
-    along: np.float32,
-    bias: np.float32,
-    square_user: np.float32,
-    square_apart: np.float32,
+    p: NDArray[np.float32],
+    q: NDArray[np.float32],
+    r: NDArray[np.float32],
+    size: int,
+    above: np.float32,
     opponent: Opponent,
+    is_plain: bool,  # noqa: FBT001  # kernels take no keywords
 ) -> tuple[np.float32, np.float32, np.float32]:
-    """Return the numbers g, h and f of the module's docstring.
+    """Return the numbers g, h and f of the module's docstring; h and f are zero without an adversary.
 
     Args:
-        along: `p . (q - r)`.
-        bias: The click's bias less the other's.
-        square_user: `|p|^2`.
-        square_apart: `|q - r|^2`.
+        p: The user's embedding, of which the first `size` numbers count, as of the next two.
+        q: The click's.
+        r: The other item's.
+        size: What follows in the rows is not perturbed.
+        above: What the click's bias is above the other's.
         opponent: How strong the adversary is.
+        is_plain: Whether it is left out.
     """
     zero, one, two = np.float32(0.0), np.float32(1.0), np.float32(2.0)
+    along = square_user = square_apart = zero
+    for x in range(size):
+        apart = q[x] - r[x]
+        along += p[x] * apart
+        square_user += p[x] * p[x]
+        square_apart += apart * apart
+    if is_plain:
+        return one / (one + np.exp(along + above)), zero, zero
     eps = np.float32(opponent.eps) * _share_of_eps(opponent.kind, square_user, opponent.usual_size)
     a = eps / np.sqrt(square_apart) if square_apart > zero else zero
     b = eps / np.sqrt(square_user) if square_user > zero else zero
-    perturbed = along + bias - two * b * square_user - a * square_apart + two * a * b * along
+    perturbed = along + above - two * b * square_user - a * square_apart + two * a * b * along
     weight = np.float32(opponent.weight)
     pull = weight / (one + np.exp(perturbed))
-    clean = (one - weight) / (one + np.exp(along + bias))
+    clean = (one - weight) / (one + np.exp(along + above))
     return clean + pull, two * b * pull, a * pull
+
+
+@compiled
+def _add_pair(
+    p: NDArray[np.float32],
+    q: NDArray[np.float32],
+    r: NDArray[np.float32],
+    size: int,
+    pulls: tuple[np.float32, np.float32, np.float32],
+    shrink: np.float32,
+    to_p: NDArray[np.float32],
+    to_q: NDArray[np.float32],
+    to_r: NDArray[np.float32],
+    moves_item: np.bool_,
+    moves_other: np.bool_,
+) -> None:
+    """Add the gradients of the module's docstring, and the penalty's, to those of a triple's rows.
+
+    Args:
+        p: See `_pulls`, like the next three.
+        q: The click's embedding.
+        r: The other item's.
+        size: How many numbers of a row have a gradient here.
+        pulls: From `_pulls`.
+        shrink: L2 penalty.
+        to_p: Added to, shape of `p`; likewise the next two.
+        to_q: Of the click.
+        to_r: Of the other item.
+        moves_item: Whether the click's embedding is trained.
+        moves_other: Whether that of the other item is.
+    """
+    pull, to_user, to_apart = pulls
+    for x in range(size):
+        to_p[x] += (shrink + to_user) * p[x] - pull * (q[x] - r[x])
+    if moves_item:
+        for x in range(size):
+            to_q[x] += shrink * q[x] - pull * p[x] + to_apart * (q[x] - r[x])
+    if moves_other:
+        for x in range(size):
+            to_r[x] += shrink * r[x] + pull * p[x] - to_apart * (q[x] - r[x])
 
 
 @compiled
@@ -168,15 +220,8 @@ def _adversarial_epoch(
             indptr, seen, user, event, key, n_negative_items, item_ids, popular_negatives
         )
         p, q, r = users[user], items[item], items[negative]
-        along = square_user = square_apart = np.float32(0.0)
-        for d in range(len(p)):
-            apart = q[d] - r[d]
-            along += p[d] * apart
-            square_user += p[d] * p[d]
-            square_apart += apart * apart
-        pull, to_user, to_apart = _pulls(
-            along, bias[item] - bias[negative], square_user, square_apart, opponent
-        )
+        above = bias[item] - bias[negative]
+        pull, to_user, to_apart = _pulls(p, q, r, len(p), above, opponent, False)  # noqa: FBT003
         for d in range(len(p)):
             x, y, z = p[d], q[d], r[d]
             step = pull * x - to_apart * (y - z)
@@ -223,35 +268,30 @@ def train_adversarial_pairs(
         bias_gradient: Shape of `bias`.
     """
     d = users.shape[1]
-    zero, one = np.float32(0.0), np.float32(1.0)
-    rate, shrink = np.float32(learning_rate), np.float32(reg)
+    zero, rate, shrink = np.float32(0.0), np.float32(learning_rate), np.float32(reg)
     for batch in range(len(batch_indptr) - 1):
         start, end = batch_indptr[batch], batch_indptr[batch + 1]
         for s in range(start, end):
             user, item, other = user_rows[s], item_rows[s, 0], item_rows[s, 1]
             p, q, r = users[user], items[item], items[other]
-            along = square_user = square_apart = zero
-            for x in range(d):
-                apart = q[x] - r[x]
-                along += p[x] * apart
-                square_user += p[x] * p[x]
-                square_apart += apart * apart
             above = bias[item] - bias[other]
-            pull, to_user, to_apart = one / (one + np.exp(along + above)), zero, zero
-            if batch >= n_plain:
-                pull, to_user, to_apart = _pulls(along, above, square_user, square_apart, opponent)
-            to_p = user_gradient[user]
-            for x in range(d):
-                to_p[x] += (shrink + to_user) * p[x] - pull * (q[x] - r[x])
+            pull, to_user, to_apart = _pulls(p, q, r, d, above, opponent, batch < n_plain)
+            _add_pair(
+                p,
+                q,
+                r,
+                d,
+                (pull, to_user, to_apart),
+                shrink,
+                user_gradient[user],
+                item_gradient[item],
+                item_gradient[other],
+                share[item] > zero,
+                share[other] > zero,
+            )
             if share[item] > zero:
-                to_q = item_gradient[item]
-                for x in range(d):
-                    to_q[x] += shrink * q[x] - pull * p[x] + to_apart * (q[x] - r[x])
                 bias_gradient[item] += shrink * bias[item] - pull
             if share[other] > zero:
-                to_r = item_gradient[other]
-                for x in range(d):
-                    to_r[x] += shrink * r[x] + pull * p[x] - to_apart * (q[x] - r[x])
                 bias_gradient[other] += shrink * bias[other] + pull
         for s in range(start, end):
             _take_step(users[user_rows[s]], user_gradient[user_rows[s]], rate)
@@ -282,33 +322,31 @@ def train_adversarial_factors(
     Arguments are those of `train_adversarial_pairs`.
     """
     last = users.shape[1] - 1
-    zero, one = np.float32(0.0), np.float32(1.0)
-    rate, shrink = np.float32(learning_rate), np.float32(reg)
+    zero, rate, shrink = np.float32(0.0), np.float32(learning_rate), np.float32(reg)
     for batch in range(len(batch_indptr) - 1):
         start, end = batch_indptr[batch], batch_indptr[batch + 1]
         for s in range(start, end):
             i, j = item_rows[s, 0], item_rows[s, 1]
             p, q, r = users[user_rows[s]], items[i], items[j]
-            along = square_user = square_apart = zero
-            for x in range(last):
-                apart = q[x] - r[x]
-                along += p[x] * apart
-                square_user += p[x] * p[x]
-                square_apart += apart * apart
             above = p[last] * (q[last] - r[last])
-            pull, to_user, to_apart = one / (one + np.exp(along + above)), zero, zero
-            if batch >= n_plain:
-                pull, to_user, to_apart = _pulls(along, above, square_user, square_apart, opponent)
-            to_p, to_q, to_r = user_gradient[user_rows[s]], item_gradient[i], item_gradient[j]
-            for x in range(last):
-                to_p[x] += (shrink + to_user) * p[x] - pull * (q[x] - r[x])
+            pull, to_user, to_apart = _pulls(p, q, r, last, above, opponent, batch < n_plain)
+            to_q, to_r = item_gradient[i], item_gradient[j]
+            _add_pair(
+                p,
+                q,
+                r,
+                last,
+                (pull, to_user, to_apart),
+                shrink,
+                user_gradient[user_rows[s]],
+                to_q,
+                to_r,
+                share[i] > zero,
+                share[j] > zero,
+            )
             if share[i] > zero:
-                for x in range(last):
-                    to_q[x] += shrink * q[x] - pull * p[x] + to_apart * (q[x] - r[x])
                 to_q[last] += shrink * q[last] - pull * p[last]
             if share[j] > zero:
-                for x in range(last):
-                    to_r[x] += shrink * r[x] + pull * p[x] - to_apart * (q[x] - r[x])
                 to_r[last] += shrink * r[last] + pull * p[last]
         for s in range(start, end):
             _take_step(users[user_rows[s]], user_gradient[user_rows[s]], rate)
@@ -342,14 +380,8 @@ def add_adversarial_pairs(
     share = np.float32(1.0 / len(users))
     for s in range(len(users)):
         p, q, r = final[n_items + users[s]], final[items[s]], final[negatives[s]]
-        along = square_user = square_apart = np.float32(0.0)
-        for x in range(last):
-            apart = q[x] - r[x]
-            along += p[x] * apart
-            square_user += p[x] * p[x]
-            square_apart += apart * apart
         above = p[last] * (q[last] - r[last])
-        pull, to_user, to_apart = _pulls(along, above, square_user, square_apart, opponent)
+        pull, to_user, to_apart = _pulls(p, q, r, last, above, opponent, False)  # noqa: FBT003
         pull, to_user, to_apart = share * pull, share * to_user, share * to_apart
         to_p, to_q, to_r = (
             gradient[n_items + users[s]],

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import draw_seed
-from recattack_gym.victims.adversarial import Adversary, Coefficient, perturb_tensors
+from recattack_gym.victims.adversarial import Adversary, Coefficient, adversarial_losses
 from recattack_gym.victims.base import ExposureEngine
 from recattack_gym.victims.bpr import BPR, BPRConfig
 from recattack_gym.victims.factors import Factors, hold_back
@@ -28,7 +28,7 @@ class APRConfig(BPRConfig):
     The paper has 0.5, the code of PamaCF 0.3. Embeddings have norms of 1.7 to 3 without an adversary; with
     0.4 those of ml-100k begin to collapse, since embeddings of zero are the best answer to perturbations
     that are longer than what they teach. Validation HR@10 on ml-100k and Steam, where BPR has 0.136 and
-    0.411: 0.147 and 0.407 with 0.3, 0.110 and 0.408 with 0.4.
+    0.411: 0.147 and 0.407 with 0.3, 0.110 and 0.408 with 0.4. On ml-1m 0.3 is too much (docs/defenses.md).
     """
     adv_reg: float = 1.0
     """Weight of the loss of perturbed embeddings relative to that of the clean ones; 1 in the paper (lambda).
@@ -129,13 +129,12 @@ class APR(BPR):
             p, q, r = users[user], items[item], items[other]
             above = bias[item] - bias[other]
             norms = (p**2 + q**2 + r**2).sum(dim=1) + bias[item] ** 2 + bias[other] ** 2
-            loss = softplus(-(p * (q - r)).sum(dim=1) - above)
-            if batch >= n_plain:
-                to_p, to_q, to_r = perturb_tensors(p, q, r, adversary, usual_size)
-                margin = ((p + to_p) * (q + to_q - r - to_r)).sum(dim=1) + above
-                loss = torch.lerp(loss, softplus(-margin), adversary.weight)
+            if batch < n_plain:
+                losses = softplus(-(p * (q - r)).sum(dim=1) - above)
+            else:
+                losses = adversarial_losses(p, q, r, above, adversary, usual_size)
+            loss = (losses + 0.5 * config.reg * norms).sum()
             optimiser.zero_grad()
-            loss = (loss + 0.5 * config.reg * norms).sum()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
             hold_back(share, items, bias)
             optimiser.step()

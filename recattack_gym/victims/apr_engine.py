@@ -43,11 +43,13 @@ class AdversarialEngine(FactorEngine):
         self._opponent = Opponent.of(adversary, factors.users)
 
     def _working_copy(self, prepared: _Prepared) -> _WorkingCopy:
-        n_plain = self._adversary.n_plain_batches(
-            len(prepared.schedule.updates.batch_indptr) - 1, self._config.finetune_epochs
-        )
         return _AdversarialCopy(
-            self._factors, self._lists.log, prepared, self._config, self._opponent, n_plain
+            self._factors,
+            self._lists.log,
+            prepared,
+            self._config,
+            self._adversary,
+            self._opponent,
         )
 
 
@@ -60,11 +62,13 @@ class _AdversarialCopy(TrainedCopy):
         log: Interactions,
         prepared: _Prepared,
         config: FactorConfig,
+        adversary: Adversary,
         opponent: Opponent,
-        n_plain: int,
     ) -> None:
         super().__init__(factors, log, prepared, "pairs", config)
-        self._opponent, self._n_plain = opponent, n_plain
+        n_batches = len(prepared.schedule.updates.batch_indptr) - 1
+        self._n_plain = adversary.n_plain_batches(n_batches, config.finetune_epochs)
+        self._opponent = opponent
 
     def _train(self, share: NDArray[np.float32]) -> None:
         prepared, config = self.prepared, self._config
@@ -110,11 +114,13 @@ class LightGCNAdversarialEngine(LightGCNEngine):
         self._opponent = Opponent.of(adversary, factors.users[:, :-1])
 
     def _working_copy(self, prepared: _Prepared) -> _WorkingCopy:
-        n_plain = self._adversary.n_plain_batches(
-            len(prepared.schedule.updates.batch_indptr) - 1, self._config.finetune_epochs
-        )
         return _FinalCopy(
-            self._factors, self._lists.log, prepared, self._config, self._opponent, n_plain
+            self._factors,
+            self._lists.log,
+            prepared,
+            self._config,
+            self._adversary,
+            self._opponent,
         )
 
 

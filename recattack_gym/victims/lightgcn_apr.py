@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
-from recattack_gym.victims.adversarial import Adversary, Coefficient, perturb_tensors
+from recattack_gym.victims.adversarial import Adversary, Coefficient, adversarial_losses
 from recattack_gym.victims.apr import APRConfig
 from recattack_gym.victims.base import ExposureEngine
 from recattack_gym.victims.bpr import BPRConfig
@@ -135,13 +135,12 @@ class LightGCNAPR(LightGCN):
             above = constant[of_examples] * (q[:, -1] - r[:, -1])
             norms = (p**2).sum(dim=1) + (q**2 + r**2).sum(dim=1)
             q, r = q[:, :-1], r[:, :-1]
-            loss = softplus(-(p * (q - r)).sum(dim=1) - above)
-            if batch >= n_plain:
-                to_p, to_q, to_r = perturb_tensors(p, q, r, adversary, usual_size)
-                margin = ((p + to_p) * (q + to_q - r - to_r)).sum(dim=1) + above
-                loss = torch.lerp(loss, softplus(-margin), adversary.weight)
+            if batch < n_plain:
+                losses = softplus(-(p * (q - r)).sum(dim=1) - above)
+            else:
+                losses = adversarial_losses(p, q, r, above, adversary, usual_size)
+            loss = (losses + 0.5 * config.reg * norms).sum()
             optimiser.zero_grad()
-            loss = (loss + 0.5 * config.reg * norms).sum()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
             hold_back(share, items)
             optimiser.step()
@@ -150,7 +149,7 @@ class LightGCNAPR(LightGCN):
 
     def _train(self, parts: Iterator[Examples]) -> None:
         import torch
-        from torch.nn.functional import embedding, softplus
+        from torch.nn.functional import embedding
 
         adversary = self._adversary
         if adversary.is_idle:
@@ -171,11 +170,8 @@ class LightGCNAPR(LightGCN):
                 above = rows[0, :, -1] * (rows[1, :, -1] - rows[2, :, -1])
                 p, q, r = rows[:, :, :-1]
                 usual_size = adversary.usual_size(p.detach().cpu().numpy())
-                to_p, to_q, to_r = perturb_tensors(p, q, r, adversary, usual_size)
-                clean = softplus(-(p * (q - r)).sum(dim=1) - above)
-                pushed = softplus(-((p + to_p) * (q + to_q - r - to_r)).sum(dim=1) - above)
+                loss = adversarial_losses(p, q, r, above, adversary, usual_size).mean()
                 penalty = embedding(batch, layer0).square().sum() / (last - first)
-                loss = torch.lerp(clean, pushed, adversary.weight).mean()
                 optimiser.zero_grad()
                 (loss + 0.5 * self.config.reg * penalty).backward()
                 optimiser.step()

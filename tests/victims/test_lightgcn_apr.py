@@ -9,11 +9,24 @@ from numpy.typing import NDArray
 from torch.nn.functional import softplus
 
 from recattack_gym.core import ArgumentError, Interactions
-from recattack_gym.victims import CandidateLists, LightGCN, LightGCNAPR, LightGCNPamaCF, Victim
+from recattack_gym.victims import (
+    APR,
+    CandidateLists,
+    LightGCN,
+    LightGCNAPR,
+    LightGCNPamaCF,
+    PamaCF,
+    Victim,
+)
 from recattack_gym.victims.adversarial import COEFFICIENTS, Adversary, Coefficient, perturb_tensors
-from recattack_gym.victims.adversarial_kernel import Opponent, add_adversarial_pairs
+from recattack_gym.victims.adversarial_kernel import (
+    Opponent,
+    add_adversarial_pairs,
+    fit_adversarial,
+)
 from recattack_gym.victims.apr_engine import LightGCNAdversarialEngine
 from recattack_gym.victims.base import PlainEngine, Retrain
+from recattack_gym.victims.factors import Factors
 
 N_NEW = 3
 TARGETS = [24, 25, 26]
@@ -136,6 +149,30 @@ def test_each_part_of_training_meets_the_adversary(
         with_it = fitted(kind, small_log, **settings).state["embeddings"]
         stronger = fitted(kind, small_log, **settings, eps=0.6).state["embeddings"]
         assert np.abs(with_it - stronger).max() > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "of_factors"), [(LightGCNAPR, APR), (LightGCNPamaCF, PamaCF)])
+def test_the_warm_start_and_fine_tuning_have_the_factor_victims_settings(
+    kind: type[LightGCNAPR], of_factors: type[APR], small_log: Interactions
+) -> None:
+    victim, config = kind(SMALL), of_factors().config
+    victim.fit(small_log, np.random.default_rng(3), n_new_items=N_NEW)
+    found, expected = (Factors.draw(small_log, 7, 0.1, np.random.default_rng(0)) for _ in range(2))
+    victim._fit_factors(found, small_log, 5)
+    fit_adversarial(
+        expected,
+        small_log,
+        Adversary(config.eps, config.adv_reg, config.plain_share, victim._coefficient),
+        n_negative_items=small_log.n_items - N_NEW,
+        popular_negatives=config.popular_negatives,
+        epochs=10,
+        learning_rate=config.learning_rate,
+        reg=config.reg,
+        seed=5,
+    )
+    for name, array in expected.as_state().items():
+        np.testing.assert_array_equal(found.as_state()[name], array, err_msg=name)
+    assert victim._bpr_config.reg == config.reg
 
 
 @both_kinds

@@ -119,6 +119,15 @@ def test_the_loss_rises_step_by_step_and_noise_of_the_same_length_does_little() 
     assert np.abs(cosines).mean() == pytest.approx(0.0997, abs=0.002)
 
 
+def test_the_direction_of_noise_is_truncated_normal() -> None:
+    # A single row of many numbers has nearly the length of its expectation: 0.7737 is the variance of a
+    # standard normal number that is within two, so the largest is about 2 / sqrt(0.7737 n) of the length.
+    lone = Tables(np.ones((1, 10_000)), np.ones((1, 10_000)), np.zeros(1))
+    noise = random_noise(lone, 1.0, np.random.default_rng(0))
+    for row in noise:
+        assert np.abs(row).max() * np.sqrt(0.7737 * 10_000) == pytest.approx(2.0, rel=0.02)
+
+
 def test_the_bias_counts_but_stays() -> None:
     tables, triples = random_tables()
     pushed = tables.plus(fgsm(tables, triples, 0.5))
