@@ -118,6 +118,7 @@ def train_poisonrec(
     data: dict[str, object] = {
         "command": "train",
         "env_id": env_id,
+        "victim": env.simulator.victim.name,
         "algo": algo,
         **attack_fields(env.simulator, profiles, side_effects=side_effects),
         "best_in_training": agent.best_rec_num,

@@ -103,7 +103,7 @@ class DefendedSimulator(PlatformSimulator):
         return super()._held_out() if self._split is None else self._split
 
     def _draw_lists(self, catalogue: Interactions, seed: int) -> CandidateLists:
-        """Draw items that nobody clicked, flagged or not; training still sees the screened log alone."""
+        """Draw what each user has not clicked, flagged or not; victims still learn from `catalogue` alone."""
         if self._n_candidates is None:
             return super()._draw_lists(catalogue, seed)
         drawn = super()._draw_lists(self.unscreened_log, seed)
