@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from recattack_gym.core import ArgumentError, Interactions, UnknownNameError
+from recattack_gym.core.random import draw_seed
 from recattack_gym.datasets import SyntheticConfig, from_interactions, generate
 from recattack_gym.defenses import DETECTORS, Detector, DetectorConfig, Screening
 from recattack_gym.simulator import DefendedSimulator, PlatformSimulator, make_simulator
@@ -145,8 +146,12 @@ def test_fresh_lists_are_those_of_the_plain_platform() -> None:
     )
     assert fresh[0].bit_generator.state == fresh[1].bit_generator.state
     all_caught = np.full((4, 6), defended.target_items[0])
+    rng = np.random.default_rng(7)
+    lists = defended._draw_lists(defended.lists.log, draw_seed(rng))
+    expected = defended.victim.exposure(lists)  # nobody is left: the clean victim, on fresh lists
+    assert expected.tolist() != defended.clean_exposure.tolist()
     exposure = defended.exposure(all_caught, rng=np.random.default_rng(7))
-    assert exposure.shape == (1, 2)
+    assert exposure.tolist() == [expected.tolist()]
 
 
 def test_side_effects_are_measured_on_everyone() -> None:
@@ -201,6 +206,12 @@ def test_lists_never_show_what_a_dropped_user_clicked() -> None:
     assert outcome[0].tolist() == [2, 3]
     assert outcome[0].sum() <= defended.max_rec_num
     dataset = from_interactions(small_log())
+    everyone = DefendedSimulator(
+        small_log(), "ItemPop", screening=Screening(Repeats(), 0.2), n_candidates=20
+    )
+    assert everyone.candidates is not None
+    for user in np.flatnonzero(everyone.genuine_dropped).tolist():
+        assert not np.isin(everyone.candidates[user], small_log().items_of(user)).any()
     effects = DefendedSimulator(
         dataset, "ItemPop", screening=Screening(Repeats(), 0.2), n_candidates=20
     )
