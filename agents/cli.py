@@ -32,7 +32,14 @@ from agents.options import (
     resolved_config,
 )
 from agents.recording import RecordingView
-from agents.reports import Report, Stopwatch, attack_fields, versions
+from agents.reports import (
+    Report,
+    Stopwatch,
+    attack_fields,
+    defense_lines,
+    platform_text,
+    versions,
+)
 from agents.search import SearchAttacker
 from envs_registry import ENV_IDS, VICTIM_NAMES
 from recattack_gym import __version__
@@ -462,6 +469,7 @@ def _attack(args: argparse.Namespace) -> Report:
     data: dict[str, object] = {
         "command": "attack",
         "env_id": qualified_id(args.env_id),
+        "victim": simulator.victim.name,
         "attacker": attacker.name,
         **attack_fields(simulator, profiles, side_effects=not args.no_side_effects),
         "n_queries": n_queries,
@@ -481,7 +489,7 @@ def _attack(args: argparse.Namespace) -> Report:
 def _describe_attack(data: Mapping[str, object]) -> str:
     share = float(str(data["share"]))
     lines = [
-        f"{data['attacker']} on {data['env_id']}, seed {data['seed']}",
+        f"{data['attacker']} on {platform_text(data)}, seed {data['seed']}",
         f"RecNum       {data['rec_num']} of at most {data['max_rec_num']} ({share:.1%}); "
         f"without attack {data['clean_rec_num']}",
         f"per target   {data['target_exposure']}",
@@ -492,12 +500,7 @@ def _describe_attack(data: Mapping[str, object]) -> str:
         lines.append(
             f"{len(draws)} draws     mean {data['mean_rec_num']}, best {data['best_rec_num']}"
         )
-    defense = data.get("defense")
-    if isinstance(defense, dict):
-        lines.append(
-            f"defense      {', '.join(defense['detectors'])}: caught {defense['n_dropped']} fake users, "
-            f"flagged {defense['n_genuine_flagged']} genuine ones"
-        )
+    lines += defense_lines(data)
     quality = data.get("side_effects")
     if isinstance(quality, dict):
         lines.append(

@@ -55,8 +55,8 @@ def train_poisonrec(
         env_id: Environment, as `module:id`; its platform is attacked.
         env_options: Arguments of the environment that differ from its defaults.
         settings: Of the algorithm, those that differ from its defaults.
-        folder: Gets `checkpoint.npz` (every ten seconds), then `profiles.npz` (the best attack) and
-            `result.json`.
+        folder: Gets `environment.json`, `checkpoint.npz` (every ten seconds), then `profiles.npz` (the best
+            attack) and `result.json`.
         algo: A name from `ALGORITHMS`.
         total_steps: Clicks to train for, rounded up to whole attacks, unless `settings` say `n_queries`;
             a resumed run may be longer than it was going to be.
@@ -84,6 +84,7 @@ def train_poisonrec(
     check_gain(env.simulator)
     view = PlatformView(env.simulator, env.budget)
     kind = attacker.agent_class
+    _keep_environment(folder, env_id, env_options, resume=resume)
     agent = (
         _resumed(kind, checkpoint, view, config, seed) if resume else kind(view, config, seed=seed)
     )
@@ -118,6 +119,7 @@ def train_poisonrec(
     data: dict[str, object] = {
         "command": "train",
         "env_id": env_id,
+        "victim": env.simulator.victim.name,
         "algo": algo,
         **attack_fields(env.simulator, profiles, side_effects=side_effects),
         "best_in_training": agent.best_rec_num,
@@ -141,6 +143,28 @@ def train_poisonrec(
     with atomic_write(folder / "result.json") as stream:
         stream.write(json.dumps(data, indent=1, allow_nan=False).encode())
     return Report(text=describe(data, fresh), data=data)
+
+
+def _keep_environment(
+    folder: Path, env_id: str, env_options: Mapping[str, object], *, resume: bool
+) -> None:
+    """Note what is attacked, or refuse to go on against something else.
+
+    A checkpoint knows what its attacker sees: not the victim, nor how the platform is defended.
+    """
+    path = folder / "environment.json"
+    now = json.loads(json.dumps({"env_id": env_id, "env_options": dict(env_options)}, default=str))
+    if not resume:
+        with atomic_write(path) as stream:
+            stream.write(json.dumps(now).encode())
+    elif path.is_file():
+        before = json.loads(path.read_text())
+        told = "; ".join(f"{x} {before[x]!r}, now {now[x]!r}" for x in now if before[x] != now[x])
+        if told:
+            raise ArgumentError(
+                f"{folder} was trained with other settings ({told}): resume with the same, "
+                "or save to another folder"
+            )
 
 
 def _resumed(

@@ -65,7 +65,18 @@ def attack_fields(
     """
     from recattack_gym.simulator import DefendedSimulator
 
-    exposure = simulator.exposure(profiles)[0]
+    defense: dict[str, object] = {}
+    if isinstance(simulator, DefendedSimulator):
+        outcome, screened = simulator.screened_exposure(profiles)
+        defense["defense"] = {
+            "detectors": [each.detector.name for each in simulator.screening],
+            "n_dropped": int(screened.n_dropped[0]),
+            "n_genuine_flagged": int(screened.n_genuine_flagged[0]),
+            "n_genuine_dropped": int(simulator.genuine_dropped.sum()),
+        }
+    else:
+        outcome = simulator.exposure(profiles)
+    exposure = outcome[0]
     rec_num = int(exposure.sum())
     fields: dict[str, object] = {
         "rec_num": rec_num,
@@ -77,15 +88,8 @@ def attack_fields(
         "clicks": profiles.budget.n_clicks,
         "accounts": profiles.budget.n_fake_users,
         "profiles_hash": profiles.content_hash,
+        **defense,
     }
-    if isinstance(simulator, DefendedSimulator):
-        screened = simulator.screen(profiles)
-        fields["defense"] = {
-            "detectors": [each.detector.name for each in simulator.screening],
-            "n_dropped": int(screened.n_dropped[0]),
-            "n_genuine_flagged": int(screened.n_genuine_flagged[0]),
-            "n_genuine_dropped": int(simulator.genuine_dropped.sum()),
-        }
     if side_effects and simulator.dataset is not None:
         quality = simulator.side_effects(profiles)
         fields["side_effects"] = {
@@ -96,6 +100,28 @@ def attack_fields(
             "ndcg_at_k": _number(float(quality.ndcg_at_k[0])),
         }
     return fields
+
+
+def platform_text(data: Mapping[str, object]) -> str:
+    """Return the environment's id, and the victim that is trained unless that is the one it is named after.
+
+    Args:
+        data: Of a report, with `env_id` and `victim`.
+    """
+    env_id, victim = data["env_id"], data["victim"]
+    is_named = str(env_id).endswith(f"RecPoison-{victim}-v0")
+    return f"{env_id}" if is_named else f"{env_id}, trained as {victim}"
+
+
+def defense_lines(data: Mapping[str, object]) -> list[str]:
+    """Return what a terminal shows of a defence that screens accounts: one line, or none without it."""
+    defense = data.get("defense")
+    if not isinstance(defense, dict):
+        return []
+    return [
+        f"defense      {', '.join(defense['detectors'])}: caught {defense['n_dropped']} fake users, "
+        f"flagged {defense['n_genuine_flagged']} genuine ones"
+    ]
 
 
 def _number(value: float) -> float | None:

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from agents.options import make_environment, resolved_config
-from agents.reports import Report, Stopwatch, attack_fields, versions
+from agents.reports import (
+    Report,
+    Stopwatch,
+    attack_fields,
+    defense_lines,
+    platform_text,
+    versions,
+)
 from recattack_gym.core import ArgumentError, FakeProfiles, UnknownNameError
 from recattack_gym.core.checks import as_choice, as_count, as_real
 from recattack_gym.core.files import atomic_write
@@ -173,6 +180,7 @@ def train(
     data: dict[str, object] = {
         "command": "train",
         "env_id": config.env_id,
+        "victim": env.simulator.victim.name,
         "algo": config.algo,
         **attack_fields(env.simulator, profiles, side_effects=side_effects),
         "best_in_training": progress.best_rec_num,
@@ -240,12 +248,13 @@ def describe(data: Mapping[str, object], fresh: NDArray[np.int64]) -> str:
     share = float(str(data["share"]))
     return "\n".join(
         [
-            f"{data['algo']} on {data['env_id']}, seed {data['seed']}",
+            f"{data['algo']} on {platform_text(data)}, seed {data['seed']}",
             f"best attack  RecNum {data['rec_num']} of at most {data['max_rec_num']} ({share:.1%}); "
             f"without attack {data['clean_rec_num']}",
             f"policy       RecNum {fresh.mean():.1f} +- {fresh.std():.1f} over {len(fresh)} fresh attacks",
             f"cost         {data['accounts']} accounts, {data['clicks']} clicks, "
             f"{data['n_queries']} queries, {data['cpu_seconds']} CPU seconds",
+            *defense_lines(data),
             f"saved in     {data['folder']}",
         ]
     )

@@ -38,9 +38,8 @@ from recattack_gym.core import FakeProfiles, Interactions
 from recattack_gym.core.sources import imported_files, source_digest
 from recattack_gym.metrics import target_hr_at_k
 from recattack_gym.simulator.cache import code_hash
+from recattack_gym.simulator.known_users import recommend_unseen
 from recattack_gym.victims import VICTIMS
-from recattack_gym.victims.base import Victim
-from recattack_gym.victims.ranking import seen_mask, top_k
 
 NO_ATTACK = BASELINES[0]
 FIELD_ATTACKERS = (*BASELINES[1:], *GRADIENT_ATTACKERS)
@@ -50,7 +49,6 @@ K_TARGETS, K_QUALITY = 50, 20
 _MEASURING = 1
 """Of what is measured here; to be raised when that changes."""
 _DECISIVE = ("agents", "recattack_gym.core.random", "recattack_gym.metrics")
-_AT_ONCE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +227,7 @@ def train_under_attack(trial: Trial, plan: FakeProfiles | None) -> dict[str, obj
         is_flagged |= screening.flags(log)
     rng = np.random.default_rng(_seed(trial.attack.seed, 3))
     victim = VICTIMS[trial.trained]().fit(log.select(~is_flagged[log.user_ids]), rng)
-    shown = lists_of(victim, own.train, max(K_TARGETS, K_QUALITY))
+    shown = recommend_unseen(victim, np.arange(genuine), own.train, max(K_TARGETS, K_QUALITY))
     return {
         **strength_and_quality(shown, own, own.task(trial.attack.seed).target_items),
         "n_fake": log.n_users - genuine,
@@ -238,27 +236,6 @@ def train_under_attack(trial: Trial, plan: FakeProfiles | None) -> dict[str, obj
         "cpu_seconds": round(time.process_time() - start, 1),
         "versions": versions(),
     }
-
-
-def lists_of(victim: Victim, train: Interactions, k: int) -> NDArray[np.int64]:
-    """Return top-k lists of genuine users without what they clicked in training, flagged or not.
-
-    `Victim.recommend` would show flagged users what they have, since their clicks are not in its log.
-
-    Args:
-        victim: Trained on the log of these users or a part of it, and maybe of others behind them.
-        train: Clicks of the genuine users.
-        k: Length of the lists; -1 fills up those of a small catalogue.
-
-    Returns:
-        Shape `(n_users, k)`, best first.
-    """
-    shown = np.empty((train.n_users, k), dtype=np.int64)
-    for start in range(0, train.n_users, _AT_ONCE):
-        users = np.arange(start, min(start + _AT_ONCE, train.n_users))
-        items = np.broadcast_to(np.arange(train.n_items), (len(users), train.n_items))
-        shown[users] = top_k(victim.score(users, items), items, ~seen_mask(train, users), k)
-    return shown
 
 
 def strength_and_quality(

@@ -112,4 +112,5 @@ def _code(module: str) -> str:
 def defended_code() -> str:
     """Return a digest of what makes a defended platform of a platform and flags."""
     module = "recattack_gym.simulator.defended"
-    return source_digest(imported_files(module, (module,)))[:16]
+    packages = (module, "recattack_gym.simulator.known_users")
+    return source_digest(imported_files(module, packages))[:16]

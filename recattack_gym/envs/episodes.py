@@ -54,11 +54,6 @@ class Episodes:
             )
         self.budget = AttackBudget(n_fake_users=n_fake_users, profile_size=profile_size)
         self.reward = as_reward(reward)
-        if isinstance(self.reward, StealthReward) and platform.get("defense") is None:
-            raise ArgumentError(
-                f"reward {reward!r} needs a defense that screens accounts, such as "
-                "defense='pca-varselect'"
-            )
         self.resample_candidates = resample_candidates
         seed = as_count("platform_seed", platform_seed, at_least=0)
         for name in ("data_dir", "cache_dir"):
@@ -66,6 +61,13 @@ class Episodes:
                 raise ArgumentError(f"{name} must be a path or None, got {platform[name]!r}")
         self._platform = {**platform, "seed": seed}
         self.simulator = shared_simulator(self._platform)
+        if isinstance(self.reward, StealthReward) and not isinstance(
+            self.simulator, DefendedSimulator
+        ):
+            raise ArgumentError(
+                f"reward {reward!r} needs a defense that screens accounts, such as "
+                f"'pca-varselect', got defense={platform.get('defense')!r}"
+            )
         self.copies = np.arange(n_copies)
         self.max_rec_num = self.simulator.max_rec_num
         self.clean_rec_num = self.simulator.clean_rec_num

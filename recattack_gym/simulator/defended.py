@@ -16,8 +16,10 @@ from recattack_gym.core.random import draw_seed
 from recattack_gym.datasets import Dataset, Split
 from recattack_gym.defenses import DETECTORS, Screening
 from recattack_gym.metrics.ranking import hr_at_k, ndcg_at_k
+from recattack_gym.simulator.known_users import ListsOfKnownUsers, recommend_unseen
 from recattack_gym.simulator.platform import PlatformSimulator, SideEffects, victim_class
 from recattack_gym.victims.base import RETRAINS, ExposureEngine, Retrain, Victim
+from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.robust import TRAININGS, robust_victim
 
 Defense = str | Screening | Sequence[str | Screening] | None
@@ -47,6 +49,11 @@ class DefendedSimulator(PlatformSimulator):
     their place among the users who are shown lists and whose recommendations are measured, but the
     platform does not learn from what they clicked (`genuine_dropped`). That is the price of the defence
     without any attack, and part of `clean_exposure` and of the clean quality in `side_effects`.
+
+    What they clicked is still known, so that candidate lists, and the lists that `side_effects` measures,
+    do not show it again. Only with `n_candidates=None` RecNum counts flagged users as if they had no clicks
+    (compiled engines take training and the seen items from one log): their own items compete with the
+    targets there, and they may be shown a target that they own.
 
     For a poison set the detector sees the whole log with the fake accounts in it, and flags the same share
     again. Flagged fake users are kept out of retraining. Which *genuine* users are out stays as it was
@@ -94,6 +101,15 @@ class DefendedSimulator(PlatformSimulator):
     def _held_out(self) -> Split:
         """Return the split whose training part is screened; what is held out is everyone's."""
         return super()._held_out() if self._split is None else self._split
+
+    def _draw_lists(self, catalogue: Interactions, seed: int) -> CandidateLists:
+        """Draw what each user has not clicked, flagged or not; victims still learn from `catalogue` alone."""
+        if self._n_candidates is None:
+            return super()._draw_lists(catalogue, seed)
+        drawn = super()._draw_lists(self.unscreened_log, seed)
+        return ListsOfKnownUsers(
+            catalogue, drawn.item_ids, drawn.target_items, drawn.k, self.unscreened_log
+        )
 
     def flags(self, log: Interactions) -> NDArray[np.bool_]:
         """Tell which accounts of a log any screening flags, shape `(n_users,)`."""
@@ -180,14 +196,17 @@ class DefendedSimulator(PlatformSimulator):
         batch = as_profile_batch(profiles, self.n_items)
         kept = ~self.screen(batch).is_dropped
         users = np.flatnonzero(split.evaluable("test"))
-        shown = self.victim.recommend(users, self.k)
-        clean_hr = float(hr_at_k(shown, split.test_items[users]))
-        clean_ndcg = float(ndcg_at_k(shown, split.test_items[users]))
+        held_out = split.test_items[users]
+
+        def quality(victim: Victim) -> tuple[float, float]:
+            shown = recommend_unseen(victim, users, self.unscreened_log, self.k)
+            return float(hr_at_k(shown, held_out)), float(ndcg_at_k(shown, held_out))
+
+        clean_hr, clean_ndcg = quality(self.victim)
         hr, ndcg = np.full(len(batch), clean_hr), np.full(len(batch), clean_ndcg)
-        for sets, left in _by_size(batch, kept):
-            if left is not None:
-                poisoned = super().side_effects(left)
-                hr[sets], ndcg[sets] = poisoned.hr_at_k, poisoned.ndcg_at_k
+        for m in np.flatnonzero(kept.any(axis=1)):
+            left = batch[m][kept[m]]
+            hr[m], ndcg[m] = quality(self.victim.poisoned(left, self._retrain_seed, self.retrain))
         return SideEffects(
             k=self.k,
             clean_hr_at_k=clean_hr,

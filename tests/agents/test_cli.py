@@ -161,6 +161,19 @@ def test_attack_says_what_a_defense_caught_and_what_it_cost(run: Runner) -> None
     assert "caught" in run.text(*attack, "--defense", "popularity")[1]
 
 
+def test_attack_names_the_victim_that_is_trained(run: Runner) -> None:
+    config = ("--victim-config", "embedding_size=8", "epochs=1")
+    attack = ("attack", "BPR", "--attacker", "random", "--no-side-effects", *config, *SMALL)
+    assert "RecPoison-BPR-v0, seed 0" in run.text(*attack)[1]
+    out = run.text(*attack, "--defense", "apr")[1]
+    assert "RecPoison-BPR-v0, trained as APR, seed 0" in out
+    assert "caught" not in out
+    code, data, _ = run(*attack, "--defense", "apr", "popularity")
+    assert code == 0
+    assert data["victim"] == "APR"
+    assert data["defense"]["detectors"] == ["popularity"]
+
+
 def test_attack_refuses_defenses_that_are_none(run: Runner) -> None:
     attack = ("attack", "ItemPop", "--attacker", "random", *SMALL)
     code, _, err = run(*attack, "--defense", "popularty")

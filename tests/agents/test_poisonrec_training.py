@@ -84,6 +84,12 @@ def test_another_run_is_neither_written_over_nor_continued(
     assert "with other settings (n_epochs 3, now 4)" in capsys.readouterr().err
     assert cli.main([*words(tmp_path), "--resume", "--seed", "4"]) == 2
     assert "with other settings (seed 0, now 4)" in capsys.readouterr().err
+    # what the attacker sees is the same there, but not what it is paid
+    assert cli.main([*words(tmp_path), "--resume", "--defense", "popularity"]) == 2
+    assert "'defense': ['popularity']" in capsys.readouterr().err
+    other = ["ItemPop" if word == "CoVisitation" else word for word in words(tmp_path)]
+    assert cli.main([*other, "--resume"]) == 2
+    assert "now 'recattack_gym:RecPoison-ItemPop-v0'" in capsys.readouterr().err
 
 
 def test_options_of_another_algorithm_are_refused(

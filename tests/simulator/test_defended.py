@@ -8,10 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from recattack_gym.core import ArgumentError, Interactions, UnknownNameError
+from recattack_gym.core.random import draw_seed
 from recattack_gym.datasets import SyntheticConfig, from_interactions, generate
 from recattack_gym.defenses import DETECTORS, Detector, DetectorConfig, Screening
 from recattack_gym.simulator import DefendedSimulator, PlatformSimulator, make_simulator
-from recattack_gym.victims import BPR
+from recattack_gym.simulator.known_users import recommend_unseen
+from recattack_gym.victims import BPR, VICTIMS
 
 QUICK = {"epochs": 2, "embedding_size": 8, "finetune_epochs": 2}
 
@@ -105,6 +107,7 @@ def test_equals_a_plain_platform_that_never_had_the_dropped_accounts(
     assert screened.n_dropped[2] == 4
     keep = ~defended.genuine_dropped[log.user_ids]
     plain = PlatformSimulator(log.select(keep), victim, **arguments)
+    plain.lists = defended.lists  # which know what the dropped users clicked
     for profile, dropped, exposure in zip(sets, screened.is_dropped, outcome, strict=True):
         left = profile[~dropped]
         expected = plain.exposure(left)[0] if len(left) else plain.clean_exposure
@@ -132,6 +135,7 @@ def test_fresh_lists_are_those_of_the_plain_platform() -> None:
     arguments: dict[str, Any] = {"targets": 2, "n_candidates": 20, "victim_config": QUICK}
     defended = DefendedSimulator(log, "BPR", screening=Screening(Repeats(), 0.1), **arguments)
     plain = PlatformSimulator(defended.log, "BPR", **arguments)
+    plain._draw_lists = defended._draw_lists  # type: ignore[method-assign]  # which know all clicks
     profile = np.random.default_rng(2).integers(0, defended.n_items, (4, 6))
     left = profile[~defended.screen(profile).is_dropped[0]]
     assert len(left) > 0
@@ -142,8 +146,12 @@ def test_fresh_lists_are_those_of_the_plain_platform() -> None:
     )
     assert fresh[0].bit_generator.state == fresh[1].bit_generator.state
     all_caught = np.full((4, 6), defended.target_items[0])
+    rng = np.random.default_rng(7)
+    lists = defended._draw_lists(defended.lists.log, draw_seed(rng))
+    expected = defended.victim.exposure(lists)  # nobody is left: the clean victim, on fresh lists
+    assert expected.tolist() != defended.clean_exposure.tolist()
     exposure = defended.exposure(all_caught, rng=np.random.default_rng(7))
-    assert exposure.shape == (1, 2)
+    assert exposure.tolist() == [expected.tolist()]
 
 
 def test_side_effects_are_measured_on_everyone() -> None:
@@ -162,12 +170,99 @@ def test_side_effects_are_measured_on_everyone() -> None:
     for m in (0, 2):
         poisoned = defended.victim.poisoned(sets[m][kept[m]], defended._retrain_seed, "finetune")
         users = np.flatnonzero(dataset.split.evaluable("test"))
-        hits = poisoned.recommend(users, 10) == dataset.split.test_items[users, None]
+        shown = []
+        for user in users.tolist():
+            items = np.arange(defended.n_items)
+            scores = poisoned.score(np.array([user]), items[None])[0]
+            order = items[np.argsort(-scores, kind="stable")]
+            seen = defended.unscreened_log.items_of(user)  # also of those who were dropped
+            shown.append(order[~np.isin(order, seen)][:10])
+        hits = np.stack(shown) == dataset.split.test_items[users, None]
         assert effects.hr_at_k[m] == pytest.approx(hits.any(axis=1).mean())
     undefended = PlatformSimulator(dataset, "BPR", victim_config=QUICK, n_candidates=20)
     users = np.flatnonzero(dataset.split.evaluable("test"))
     assert bool(defended.genuine_dropped[users].any())  # and they are among those who are measured
     assert len(undefended.log) > len(defended.log)
+
+
+def test_lists_never_show_what_a_dropped_user_clicked() -> None:
+    defended = on_ladder(0.2, targets=(1, 5), n_candidates=3)
+    assert defended.candidates is not None
+    assert bool(defended.genuine_dropped[4])
+    assert defended.lists.eligible[4].tolist() == [True, False]  # owns target 5
+    for user in range(5):
+        drawn = defended.candidates[user, :-2]
+        assert not np.isin(drawn, ladder().items_of(user)).any()
+        assert defended.lists.eligible[user].tolist() == [
+            target not in ladder().items_of(user) for target in (1, 5)
+        ]
+    # The lists are those of a platform without any defence.
+    plain = PlatformSimulator(ladder(), "ItemPop", targets=(1, 5), k=1, n_candidates=3)
+    assert plain.candidates is not None
+    assert defended.candidates.tolist() == plain.candidates.tolist()
+    # All are pushed to the top by the poison: those who own target 1 see 5, user 4 sees 1.
+    outcome, screened = defended.screened_exposure([[[1, 5]] * 9])
+    assert screened.n_dropped[0] < 9
+    assert outcome[0].tolist() == [2, 3]
+    assert outcome[0].sum() <= defended.max_rec_num
+    dataset = from_interactions(small_log())
+    everyone = DefendedSimulator(
+        small_log(), "ItemPop", screening=Screening(Repeats(), 0.2), n_candidates=20
+    )
+    assert everyone.candidates is not None
+    for user in np.flatnonzero(everyone.genuine_dropped).tolist():
+        assert not np.isin(everyone.candidates[user], small_log().items_of(user)).any()
+    effects = DefendedSimulator(
+        dataset, "ItemPop", screening=Screening(Repeats(), 0.2), n_candidates=20
+    )
+    users = np.flatnonzero(effects.genuine_dropped)
+    shown = recommend_unseen(effects.victim, users, effects.unscreened_log, 30)
+    assert len(users) > 0
+    for user, items in zip(users.tolist(), shown, strict=True):
+        own = dataset.split.train.items_of(user)
+        assert np.isin(
+            own, effects.victim.recommend(np.array([user]), 60)
+        ).any()  # on its own it does
+        assert not np.isin(items, own).any()
+
+
+@pytest.mark.parametrize("victim", list(VICTIMS))
+def test_compiled_engines_equal_plain_ones_on_lists_that_know_more_than_the_victim(
+    victim: str,
+) -> None:
+    log = small_log()
+    popular = np.argsort(-log.item_popularity)[:2].tolist()  # targets that dropped users own
+    names = {"epochs", "embedding_size", "finetune_epochs"}
+    fields = set(VICTIMS[victim].config_class.__dataclass_fields__)
+    config = {name: QUICK[name] for name in names & fields}
+    compiled, plain = (
+        DefendedSimulator(
+            log,
+            victim,
+            screening=Screening(Repeats(), 0.2),
+            targets=popular,
+            k=5,
+            n_candidates=20,
+            victim_config=config,
+            backend=backend,
+        )
+        for backend in ("auto", "plain")
+    )
+    dropped = compiled.genuine_dropped
+    assert not compiled.lists.eligible[dropped].all()
+    profile = np.random.default_rng(0).integers(0, log.n_items, (3, 6))
+    assert compiled.exposure(profile).tolist() == plain.exposure(profile).tolist()
+
+
+def test_recommend_unseen_is_recommend_where_the_victim_knows_everything() -> None:
+    log = generate(
+        SyntheticConfig(n_users=600, n_items=60, n_events=6000), np.random.default_rng(3)
+    ).log
+    victim = VICTIMS["ItemPop"]().fit(log, np.random.default_rng(0))
+    users = np.random.default_rng(1).permutation(600)  # more than one block
+    shown = recommend_unseen(victim, users, log, 55)
+    assert (shown == -1).any()
+    assert shown.tolist() == victim.recommend(users, 55).tolist()
 
 
 def test_several_screenings_add_up() -> None:

@@ -18,7 +18,6 @@ from agents.benchmark.cells import Cell, make_attacker, run_cell
 from agents.benchmark.defense_field import (
     Attack,
     Trial,
-    lists_of,
     make_plan,
     recall_and_ndcg,
     target_gain_at_k,
@@ -43,6 +42,7 @@ from recattack_gym.core import ArgumentError, FakeProfiles, Interactions, Unknow
 from recattack_gym.defenses import DETECTORS, Screening
 from recattack_gym.metrics import detection_auc
 from recattack_gym.simulator import DefendedSimulator, PlatformSimulator
+from recattack_gym.simulator.known_users import recommend_unseen
 from recattack_gym.victims import VICTIMS
 from recattack_gym.victims.base import Retrain
 
@@ -350,7 +350,7 @@ def test_flagged_accounts_are_not_trained_on_but_are_shown_lists() -> None:
     victim = VICTIMS["ItemPop"]().fit(
         log.select(~flagged[log.user_ids]), np.random.default_rng(0)
     )  # ItemPop draws nothing
-    shown = lists_of(victim, own.train, 50)
+    shown = recommend_unseen(victim, np.arange(n_users), own.train, 50)
     best = np.argsort(
         -victim.score(np.array([0]), np.arange(own.train.n_items)[None])[0], kind="stable"
     )
