@@ -17,6 +17,7 @@ VICTIM_NAMES = (
     "NGCF",
     "ALS",
     "NuclearNorm",
+    "CoVisitation-Counts",
     "ItemKNN",
     "LightGCN",
     "MF-BCE",

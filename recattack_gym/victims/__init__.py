@@ -17,6 +17,7 @@ from recattack_gym.victims.base import (
 )
 from recattack_gym.victims.bpr import BPR
 from recattack_gym.victims.covisitation import CoVisitation
+from recattack_gym.victims.covisitation_counts import CoVisitationCounts
 from recattack_gym.victims.gru4rec import GRU4Rec
 from recattack_gym.victims.itemknn import ItemKNN
 from recattack_gym.victims.itempop import ItemPop
@@ -43,6 +44,7 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "NeuMF": NeuMF,
         "ALS": ALS,
         "NuclearNorm": NuclearNorm,
+        "CoVisitation-Counts": CoVisitationCounts,
         "ItemKNN": ItemKNN,
         "LightGCN": LightGCN,
         "MF-BCE": MFBCE,
@@ -66,6 +68,7 @@ __all__ = [
     "AutoRec",
     "CandidateLists",
     "CoVisitation",
+    "CoVisitationCounts",
     "ExposureEngine",
     "GRU4Rec",
     "GradientConfig",

@@ -70,6 +70,7 @@ def test_victims_without_embeddings_are_drawn_on_those_of_pmf() -> None:
     assert {name: embeddings.source_of(name) for name in VICTIMS} == {
         "ItemPop": "PMF",
         "CoVisitation": "PMF",
+        "CoVisitation-Counts": "PMF",
         "AutoRec": "PMF",
         "ALS": "PMF",
         "NuclearNorm": "PMF",
