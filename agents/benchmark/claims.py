@@ -77,21 +77,24 @@ def claims(rows: Sequence[Row]) -> str:
     pairs: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         plan_file = row.path.with_suffix(".npz") if row.path.name else Path()
-        if (row.cell.entry, row.cell.victim) == (
-            "poisonrec",
-            "CoVisitation",
-        ) and plan_file.is_file():
-            pairs.setdefault(row.cell.label, []).append(alternation(FakeProfiles.load(plan_file)))
+        victim = row.cell.victim
+        if (
+            row.cell.entry == "poisonrec"
+            and victim.startswith("CoVisitation")
+            and plan_file.is_file()
+        ):
+            name = row.cell.label if victim == "CoVisitation" else f"{row.cell.label} {victim}"
+            pairs.setdefault(name, []).append(alternation(FakeProfiles.load(plan_file)))
     if pairs:
-        shares_by_dataset = ", ".join(
-            f"{dataset} {observed:.0%} ({expected:.0%})"
-            for dataset, values in pairs.items()
+        shares_by_platform = ", ".join(
+            f"{name} {observed:.0%} ({expected:.0%})"
+            for name, values in pairs.items()
             for observed, expected in [np.mean(values, axis=0)]
         )
         lines.append(
             "- Share of consecutive clicks in poisonrec's plans on CoVisitation that join a target and "
             "another item, in brackets that of a random order (paper: it learns to alternate): "
-            f"{shares_by_dataset}."
+            f"{shares_by_platform}."
         )
     n_old = sum(not row.is_current for row in rows)
     if n_old:
