@@ -1,5 +1,6 @@
 """What attacks do to everyone else, against lists that are made and counted one user after the other."""
 
+import gymnasium
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 from recattack_gym.core import ArgumentError, Interactions, StateError
 from recattack_gym.datasets import Dataset, SyntheticConfig, from_interactions, generate
 from recattack_gym.defenses import DETECTORS, Screening
+from recattack_gym.envs import PoisonEnv
 from recattack_gym.metrics import BANDS, popularity_bands
 from recattack_gym.simulator import DefendedSimulator, PlatformSimulator
 from recattack_gym.simulator.effects import Effects, EffectsMeter
@@ -124,6 +126,20 @@ def test_behind_a_screening_only_those_who_get_through_count() -> None:
     bands = popularity_bands(known.item_popularity[: small().log.n_items])
     old = [int((bands == band).sum()) for band in range(3)]
     assert effects.n_items.tolist() == [8, *old]  # by what everybody clicked, flagged or not
+
+
+def test_the_last_attack_of_an_environment_can_be_measured() -> None:
+    env: PoisonEnv = gymnasium.make(  # type: ignore[assignment]  # the class below the wrappers
+        "recattack_gym:RecPoison-ItemPop-v0", n_fake_users=4, profile_size=5
+    ).unwrapped
+    env.reset(seed=0)
+    for _ in range(20):
+        env.step(env.target_items[0])
+    assert env.last_profiles is not None
+    effects = EffectsMeter(env.simulator).measure(env.last_profiles)
+    plain = env.simulator.side_effects(env.last_profiles)
+    assert effects.quality.hr_at_k.tolist() == plain.hr_at_k.tolist()
+    assert effects.exposure.shape == (1, 4)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
