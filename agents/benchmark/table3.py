@@ -109,7 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--archive",
         type=Path,
         metavar="FILE",
-        help="results in this .zip count as finished, and it is rewritten with what is finished then",
+        help="results in this .zip count as finished, and it is rewritten with what is finished then, unless "
+        "--report-only is given without --effects",
     )
     parser.add_argument(
         "--everything",
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     is_measuring = not args.report_only if args.effects is None else args.effects
     if is_measuring and measure_missing(rows, n_jobs=args.jobs, backend=args.backend):
         rows = read_rows(cells, args.out)
-    if args.archive is not None and not args.report_only:
+    if args.archive is not None and (is_measuring or not args.report_only):
         everything = read_rows(cells_in(args.out, every_budget=True), args.out)
         pack((file for row in everything for file in _files_of(row)), args.archive)
     text = report(rows) if rows else ""
@@ -195,7 +196,7 @@ def check_places(args: argparse.Namespace) -> None:
     if args.figures is not None:
         _check_folder("--figures must name a folder", args.figures)
     for option, path, is_written in (
-        ("--archive", args.archive, not args.report_only),
+        ("--archive", args.archive, args.effects or not args.report_only),
         ("--write-docs", args.write_docs, True),
     ):
         if path is not None and is_written:

@@ -293,9 +293,13 @@ def test_an_archive_takes_effects_along_and_older_ones_are_read_without(
     everything, text = told(capsys, *shown, "--out", tmp_path / "bare")
     assert [each is None for each in effects_in(everything)].count(True) == 2
     assert "Not measured: CoVisitation (all)." in text
-    everything, _ = told(capsys, *given)
+    written = old.read_bytes()
+    told(capsys, *shown, "--archive", old, "--out", tmp_path / "bare")
+    assert old.read_bytes() == written  # a report writes to no archive
+    everything, _ = told(capsys, *given, "--archive", old)
     assert effects_in(everything) == effects_in(first)
     assert len(measured) == 4
+    assert old.read_bytes() == archive.read_bytes()
 
 
 def test_a_run_measures_what_is_missing_unless_it_is_told_not_to(
