@@ -37,6 +37,7 @@ from agents.reports import (
     Stopwatch,
     attack_fields,
     defense_lines,
+    effect_lines,
     platform_text,
     versions,
 )
@@ -501,12 +502,7 @@ def _describe_attack(data: Mapping[str, object]) -> str:
             f"{len(draws)} draws     mean {data['mean_rec_num']}, best {data['best_rec_num']}"
         )
     lines += defense_lines(data)
-    quality = data.get("side_effects")
-    if isinstance(quality, dict):
-        lines.append(
-            f"side effect  HR@{quality['k']} {quality['clean_hr_at_k']} -> {quality['hr_at_k']}, "
-            f"NDCG@{quality['k']} {quality['clean_ndcg_at_k']} -> {quality['ndcg_at_k']}"
-        )
+    lines += effect_lines(data)
     if data["profiles"]:
         lines.append(f"profiles     {data['profiles']}")
     return "\n".join(lines)

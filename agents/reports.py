@@ -13,7 +13,12 @@ from recattack_gym.core import FakeProfiles
 
 if TYPE_CHECKING:
     from recattack_gym.simulator import PlatformSimulator
+    from recattack_gym.simulator.effects import EffectsMeter
 
+DETECTORS = ("popularity", "ks-popularity", "pca-varselect")
+"""Whom every result row is shown to: those that read clicks and need no examples of attacks."""
+MEASURED = ("detectors", "side_effects", "exposure")
+"""Fields that `measured_fields` may return."""
 REPORTED_PACKAGES = ("numpy", "scipy", "numba", "torch", "gymnasium", "stable-baselines3")
 
 
@@ -61,7 +66,11 @@ def attack_fields(
     Args:
         simulator: The platform.
         profiles: What is injected.
-        side_effects: Whether to measure how recommendations for genuine users suffer.
+        side_effects: Whether to measure how recommendations for genuine users suffer; a platform that was
+            made from a bare log has no held-out items to measure that with.
+
+    Returns:
+        Plain JSON values, those of `measured_fields` among them.
     """
     from recattack_gym.simulator import DefendedSimulator
 
@@ -90,16 +99,90 @@ def attack_fields(
         "profiles_hash": profiles.content_hash,
         **defense,
     }
+    meter = None
     if side_effects and simulator.dataset is not None:
-        quality = simulator.side_effects(profiles)
-        fields["side_effects"] = {
-            "k": quality.k,
-            "clean_hr_at_k": _number(quality.clean_hr_at_k),
-            "hr_at_k": _number(float(quality.hr_at_k[0])),
-            "clean_ndcg_at_k": _number(quality.clean_ndcg_at_k),
-            "ndcg_at_k": _number(float(quality.ndcg_at_k[0])),
+        from recattack_gym.simulator.effects import EffectsMeter
+
+        meter = EffectsMeter(simulator)
+    return {**fields, **measured_fields(simulator, profiles, meter)}
+
+
+def measured_fields(
+    simulator: "PlatformSimulator", profiles: FakeProfiles, meter: "EffectsMeter | None"
+) -> dict[str, object]:
+    """Return how visible an attack is, and what it does to everyone else.
+
+    Args:
+        simulator: The platform.
+        profiles: What is injected.
+        meter: Of this platform; `None` leaves out what needs a poisoned victim.
+
+    Returns:
+        Plain JSON values. `detectors`: of each of `DETECTORS` the AUC, and the share of fake users found with
+        1 % of the genuine ones flagged (`recall`), in the log as it would be without any screening.
+        `side_effects`: HR@k and NDCG@k before and after. `exposure`: of each group of items (targets, and
+        others by clicks) how many items it has, and its places in the same lists before and after.
+    """
+    from recattack_gym.defenses import DETECTORS as KNOWN
+    from recattack_gym.simulator import DefendedSimulator
+    from recattack_gym.simulator.visibility import visibility
+
+    log = simulator.victim.log
+    if isinstance(simulator, DefendedSimulator):
+        log = simulator.unscreened_log
+    seen = {name: visibility(log, profiles, KNOWN[name]()) for name in DETECTORS}
+    fields: dict[str, object] = {
+        "detectors": {
+            name: {"auc": _number(float(one.auc[0])), "recall": _number(float(one.recall[0]))}
+            for name, one in seen.items()
         }
+    }
+    if meter is None:
+        return fields
+    found = meter.measure(profiles)
+    quality = found.quality
+    fields["side_effects"] = {
+        "k": quality.k,
+        "clean_hr_at_k": _number(quality.clean_hr_at_k),
+        "hr_at_k": _number(float(quality.hr_at_k[0])),
+        "clean_ndcg_at_k": _number(quality.clean_ndcg_at_k),
+        "ndcg_at_k": _number(float(quality.ndcg_at_k[0])),
+    }
+    columns = zip(
+        found.names,
+        found.n_items.tolist(),
+        found.clean_exposure.tolist(),
+        found.exposure[0].tolist(),
+        strict=True,
+    )
+    fields["exposure"] = {
+        "n_users": found.n_users,
+        "groups": {
+            name: {"n_items": n_items, "clean": clean, "poisoned": poisoned}
+            for name, n_items, clean, poisoned in columns
+        },
+    }
     return fields
+
+
+def effect_lines(data: Mapping[str, object]) -> list[str]:
+    """Return what a terminal shows of `measured_fields`; only of what was measured."""
+    lines = []
+    detectors, quality, shown = (data.get(name) for name in MEASURED)
+    if isinstance(detectors, dict):
+        each = (f"{name} {one['auc']:.2f}" for name, one in detectors.items())
+        lines.append(f"detectors    AUC of {', '.join(each)} (0.5 is chance)")
+    if isinstance(quality, dict):
+        lines.append(
+            f"side effect  HR@{quality['k']} {quality['clean_hr_at_k']} -> {quality['hr_at_k']}, "
+            f"NDCG@{quality['k']} {quality['clean_ndcg_at_k']} -> {quality['ndcg_at_k']}"
+        )
+    if isinstance(shown, dict):
+        each = (
+            f"{name} {one['clean']} -> {one['poisoned']}" for name, one in shown["groups"].items()
+        )
+        lines.append(f"shown        {', '.join(each)} (places, whole catalogue)")
+    return lines
 
 
 def platform_text(data: Mapping[str, object]) -> str:

@@ -21,6 +21,7 @@ from agents.reports import (
     Stopwatch,
     attack_fields,
     defense_lines,
+    effect_lines,
     platform_text,
     versions,
 )
@@ -255,6 +256,7 @@ def describe(data: Mapping[str, object], fresh: NDArray[np.int64]) -> str:
             f"cost         {data['accounts']} accounts, {data['clicks']} clicks, "
             f"{data['n_queries']} queries, {data['cpu_seconds']} CPU seconds",
             *defense_lines(data),
+            *effect_lines(data),
             f"saved in     {data['folder']}",
         ]
     )

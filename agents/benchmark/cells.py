@@ -13,10 +13,11 @@ import numpy as np
 from agents.attackers import ATTACKERS
 from agents.base import Attacker
 from agents.benchmark.published import TABLE3
+from agents.benchmark.sidecars import read_sidecar, sidecar_identity, write_sidecar
 from agents.benchmark.store import ResultStore
 from agents.interruption import raise_if_interrupted
 from agents.recording import RecordingView
-from agents.reports import Stopwatch, attack_fields, versions
+from agents.reports import MEASURED, Stopwatch, attack_fields, versions
 from agents.search import SearchAttacker
 from recattack_gym import __version__
 from recattack_gym.core import FakeProfiles, UnknownNameError
@@ -70,6 +71,8 @@ ENTRIES: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
 
 _DECISIVE = ("agents", "recattack_gym.core.random", "recattack_gym.core.groups")
 """Packages and modules that decide what an attacker does."""
+_BESIDE = tuple(name for name in MEASURED if name != "side_effects")
+"""What `attack_fields` returns that is kept beside a result and not in it."""
 _MEASURING = 1
 """Of what `run_cell` measures; to be raised when that changes."""
 
@@ -188,14 +191,20 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, object]:
         `full_rec_num`: RecNum of the plan (for attackers that do not query of the first plan) under full
         retraining, to be compared with `finetune_rec_num`, the same plan's under fine-tuning. An attack
         that is stored with or without full retraining is not made again: only what is missing is added.
+        What detectors and bands of items say of the plan is no part of it; it is written beside (`sidecars`).
     """
     store = ResultStore(folder)
     key = identity(cell)
     done = store.get(key)
     if done is not None:
         return done
-    result, profiles = _of_twin(cell, store) or _measure(cell)
+    twin = _of_twin(cell, store)
+    measured, profiles = _measure(cell) if twin is None else twin
     profiles.save(profiles_path(store, key))
+    if all(name in measured for name in MEASURED):
+        beside = sidecar_identity(key, profiles.content_hash)
+        write_sidecar(store.path(key), beside, measured)
+    result = {name: value for name, value in measured.items() if name not in _BESIDE}
     store.put(key, result)
     return result
 
@@ -207,6 +216,10 @@ def _of_twin(cell: Cell, store: ResultStore) -> tuple[dict[str, object], FakePro
     if stored is None or not plan_file.is_file():
         return None
     plan = FakeProfiles.load(plan_file)
+    about = sidecar_identity(key, plan.content_hash)
+    beside = read_sidecar(store.path(key), about)
+    if beside is not None and beside[1]:
+        write_sidecar(store.path(identity(cell)), about, beside[0])
     if cell.is_full:
         simulator = _simulator(cell.platform)
         stored = {**stored, "full_rec_num": _full_rec_num(simulator, plan)}

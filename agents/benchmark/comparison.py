@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from agents.benchmark.claims import claims
+from agents.benchmark.effects_tables import effects_section
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
 from agents.benchmark.rows import HEURISTIC_ENTRIES, Row, by_platform, means_of, winners
 from agents.benchmark.tables import markdown_table
@@ -56,6 +57,7 @@ def report(rows: Sequence[Row]) -> str:
         budgets = learners_table(own)
         if budgets:
             parts += [f"Best RecNum after so many queries, against PoisonRec's{_OF}", budgets]
+        parts += effects_section(own)
     if len({row.cell.label for row in rows}) > 1:
         budgets = learners_table(rows)
         if budgets:

@@ -9,6 +9,7 @@ from pathlib import Path
 from agents.benchmark.archive import unpack
 from agents.benchmark.cells import ENTRIES, Cell, identity, profiles_path
 from agents.benchmark.published import TABLE3_VICTIMS
+from agents.benchmark.sidecars import PLATFORM_PARTS
 from agents.benchmark.store import ResultStore
 from agents.benchmark.table3 import cells_of, run_cells
 from agents.benchmark.workers import BACKENDS
@@ -162,16 +163,5 @@ def platform_identity(platform: Platform) -> Mapping[str, object]:
         n_draws=1,
         is_full=False,
     )
-    names = (
-        "version",
-        "victim",
-        "victim_code",
-        "platform_code",
-        "victim_config",
-        "dataset",
-        "protocol",
-        "log",
-        "seed",
-    )
     whole = identity(cell)
-    return {name: whole[name] for name in names}
+    return {name: whole[name] for name in PLATFORM_PARTS}

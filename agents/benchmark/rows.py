@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from agents.benchmark.cells import ENTRIES, Cell, identity
 from agents.benchmark.published import TABLE3
+from agents.benchmark.sidecars import is_sidecar, read_sidecar, sidecar_identity
 from agents.benchmark.sources import is_here
 from agents.benchmark.store import ResultStore, read_result
 from recattack_gym.victims import VICTIMS
@@ -31,6 +32,12 @@ class Row:
     """Whether it was made by the code that is here now."""
     path: Path = Path()
     """The file that it is in."""
+    effects_identity: Mapping[str, object] = field(default_factory=dict)
+    """What decides the effects of its plan on the platform that is here now."""
+    effects: Mapping[str, object] | None = None
+    """What `agents.reports.measured_fields` returned, from the sidecar; `None` if that is missing."""
+    has_current_effects: bool = False
+    """Whether these were measured by the code that is here now."""
 
     @property
     def rec_num(self) -> float:
@@ -75,11 +82,22 @@ def read_rows(cells: Sequence[Cell], folder: Path) -> list[Row]:
         wanted = identity(cell, log=elsewhere)
         current = store.get(wanted)
         if current is not None:
-            rows.append(Row(cell, current, is_current=True, path=store.path(wanted)))
+            row = Row(cell, current, is_current=True, path=store.path(wanted))
         elif _key(wanted) in stored:
             _, path, result = stored[_key(wanted)]
-            rows.append(Row(cell, result, is_current=False, path=path))
+            row = Row(cell, result, is_current=False, path=path)
+        else:
+            continue
+        rows.append(_with_effects(row, wanted))
     return rows
+
+
+def _with_effects(row: Row, cell_identity: Mapping[str, object]) -> Row:
+    """Return the row with what was measured beside it, if it was."""
+    about = sidecar_identity(cell_identity, row.result.get("profiles_hash"))
+    found = read_sidecar(row.path, about)
+    effects, is_current = (None, False) if found is None else found
+    return replace(row, effects_identity=about, effects=effects, has_current_effects=is_current)
 
 
 def cells_in(folder: Path, *, every_budget: bool = False) -> list[Cell]:
@@ -138,6 +156,8 @@ def _place(dataset: str) -> tuple[int, str]:
 def _files(folder: Path) -> Iterator[tuple[Path, Mapping[str, object], Mapping[str, object]]]:
     """Yield file, identity and result of every cell in a folder."""
     for path in sorted(folder.glob("*.json")):
+        if is_sidecar(path):
+            continue
         try:
             known, result = read_result(path)
         except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from agents.benchmark.cells import (
     run_cell,
 )
 from agents.benchmark.comparison import report
+from agents.benchmark.effects import measure_missing
 from agents.benchmark.figures import (
     draw_anytime,
     draw_heat_map,
@@ -34,6 +35,7 @@ from agents.benchmark.figures import (
 from agents.benchmark.page import write_page
 from agents.benchmark.published import TABLE3_VICTIMS
 from agents.benchmark.rows import Row, cells_in, read_rows
+from agents.benchmark.sidecars import sidecar_path
 from agents.benchmark.sources import STAND_INS, dataset_or_synthetic
 from agents.benchmark.store import ResultStore
 from agents.benchmark.workers import BACKENDS, share_the_machine, workers
@@ -69,9 +71,13 @@ SMOKE = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `recattack bench table3`."""
-    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), metavar="NAME")
+    parser.add_argument(
+        "--datasets", nargs="+", metavar="NAME", help=f"default: {' '.join(DATASETS)}"
+    )
     parser.add_argument("--protocol", default="poisonrec", help='or "none" (default: poisonrec)')
-    parser.add_argument("--victims", nargs="+", default=list(TABLE3_VICTIMS), metavar="NAME")
+    parser.add_argument(
+        "--victims", nargs="+", metavar="NAME", help=f"default: {' '.join(TABLE3_VICTIMS)}"
+    )
     parser.add_argument(
         "--attackers",
         nargs="+",
@@ -94,15 +100,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("recattack-results/table3"))
     parser.add_argument("--report-only", action="store_true", help="run nothing, show what exists")
     parser.add_argument(
+        "--effects",
+        action=argparse.BooleanOptionalAction,
+        help="measure detectors and side effects of attacks that are stored without; it is done unless "
+        "--report-only is given or --no-effects",
+    )
+    parser.add_argument(
         "--archive",
         type=Path,
         metavar="FILE",
-        help="results in this .zip count as finished, and it is rewritten with what is finished then",
+        help="results in this .zip count as finished, and it is rewritten with what is finished then, unless "
+        "--report-only is given without --effects",
     )
     parser.add_argument(
         "--everything",
         action="store_true",
-        help="with --report-only: report all that exists, whatever the other options ask for",
+        help="with --report-only: report all that exists, whatever the other options ask for but --datasets "
+        "and --victims, where these are given",
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw pictures there")
     parser.add_argument(
@@ -125,11 +139,14 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     check_places(args)
     if args.archive is not None and (args.report_only or args.archive.exists()):
         unpack(args.archive, args.out)
-    cells = cells_in(args.out) if args.everything else asked_for
+    cells = _existing(args.out, args.datasets, args.victims) if args.everything else asked_for
     if not args.report_only:
         run_cells(cells, args.out, n_jobs=args.jobs, backend=args.backend)
     rows = read_rows(cells, args.out)
-    if args.archive is not None and not args.report_only:
+    is_measuring = not args.report_only if args.effects is None else args.effects
+    if is_measuring and measure_missing(rows, n_jobs=args.jobs, backend=args.backend):
+        rows = read_rows(cells, args.out)
+    if args.archive is not None and (is_measuring or not args.report_only):
         everything = read_rows(cells_in(args.out, every_budget=True), args.out)
         pack((file for row in everything for file in _files_of(row)), args.archive)
     text = report(rows) if rows else ""
@@ -158,6 +175,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
                 "full_rec_num": row.result["full_rec_num"],
                 "n_queries": row.result["n_queries"],
                 "is_current": row.is_current,
+                "effects": row.effects,
             }
             for row in rows
         ],
@@ -173,12 +191,12 @@ def check_places(args: argparse.Namespace) -> None:
     """
     if args.out.exists() and not args.out.is_dir():
         raise ArgumentError(f"--out must name a folder, got the file {args.out}")
-    if not args.report_only or args.archive is not None:
+    if not args.report_only or args.archive is not None or args.effects:
         _check_folder("--out must name a folder", args.out)
     if args.figures is not None:
         _check_folder("--figures must name a folder", args.figures)
     for option, path, is_written in (
-        ("--archive", args.archive, not args.report_only),
+        ("--archive", args.archive, args.effects or not args.report_only),
         ("--write-docs", args.write_docs, True),
     ):
         if path is not None and is_written:
@@ -199,9 +217,9 @@ def _check_folder(told: str, folder: Path) -> None:
         ) from error
 
 
-def _files_of(row: Row) -> tuple[Path, Path]:
-    """Return the files of a finished cell: its result and its plan."""
-    return row.path, row.path.with_suffix(".npz")
+def _files_of(row: Row) -> tuple[Path, Path, Path]:
+    """Return the files of a finished cell: its result, its plan, and what was measured beside."""
+    return row.path, row.path.with_suffix(".npz"), sidecar_path(row.path)
 
 
 def _draw(rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -226,14 +244,30 @@ def _draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     return drawn
 
 
+def _existing(
+    folder: Path, datasets: Sequence[str] | None, victims: Sequence[str] | None
+) -> list[Cell]:
+    """Return the cells that a folder has; of some datasets and victims, or of all."""
+    return [
+        cell
+        for cell in cells_in(folder)
+        if (datasets is None or cell.dataset in datasets)
+        and (victims is None or cell.victim in victims)
+    ]
+
+
 def _command(args: argparse.Namespace) -> str:
     """Return the command that reports these cells."""
     if args.everything:
-        given = "--report-only --everything"
+        given = "--report-only --everything" + "".join(
+            f" --{name} {' '.join(some)}"
+            for name, some in (("datasets", args.datasets), ("victims", args.victims))
+            if some
+        )
     else:
         given = (
-            f"--datasets {' '.join(args.datasets)} --protocol {args.protocol} "
-            f"--victims {' '.join(args.victims)} --attackers {' '.join(args.attackers)} "
+            f"--datasets {' '.join(args.datasets or DATASETS)} --protocol {args.protocol} "
+            f"--victims {' '.join(args.victims or TABLE3_VICTIMS)} --attackers {' '.join(args.attackers)} "
             f"--seeds {' '.join(map(str, args.seeds))} --queries {args.queries} --draws {args.draws} "
             f"{'--no-full ' if args.no_full else ''}--jobs 2"
         )
@@ -252,7 +286,8 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
         UnknownNameError: If a victim or an attacker is unknown.
         ArgumentError: If a number is out of range, or no dataset is here.
     """
-    for victim in args.victims:
+    victims = args.victims or TABLE3_VICTIMS
+    for victim in victims:
         if victim not in VICTIMS:
             raise UnknownNameError("victim", victim, VICTIMS)
     for entry in args.attackers:
@@ -274,8 +309,8 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
             n_draws=args.draws,
             is_full=not args.no_full,
         )
-        for dataset, protocol in datasets_here(args.datasets, args.protocol)
-        for victim in args.victims
+        for dataset, protocol in datasets_here(args.datasets or DATASETS, args.protocol)
+        for victim in victims
         for entry in args.attackers
         for seed in args.seeds
     ]

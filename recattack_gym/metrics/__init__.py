@@ -1,5 +1,6 @@
 """Pure functions that measure recommendation quality and attacks."""
 
+from recattack_gym.metrics.bands import BANDS, exposures, popularity_bands
 from recattack_gym.metrics.detection import (
     Flagged,
     average_precision,
@@ -30,6 +31,7 @@ from recattack_gym.metrics.targets import (
 )
 
 __all__ = [
+    "BANDS",
     "Flagged",
     "Prediction",
     "StealthTests",
@@ -37,6 +39,7 @@ __all__ = [
     "average_precision",
     "average_rating",
     "detection_auc",
+    "exposures",
     "hit_one_at_k",
     "holm",
     "hr_at_k",
@@ -45,6 +48,7 @@ __all__ = [
     "list_jaccard",
     "ndcg_at_k",
     "paired_t",
+    "popularity_bands",
     "precision_at_n",
     "precision_at_prevalence",
     "recall_at_fpr",

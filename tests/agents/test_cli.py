@@ -118,6 +118,15 @@ def test_attack_reports_everything_that_a_result_row_needs(
     assert set(data["side_effects"]) == {
         "k", "clean_hr_at_k", "hr_at_k", "clean_ndcg_at_k", "ndcg_at_k",
     }  # fmt: skip
+    assert set(data["detectors"]) == {"popularity", "ks-popularity", "pca-varselect"}
+    assert all(0 <= x <= 1 for one in data["detectors"].values() for x in one.values())
+    groups = data["exposure"]["groups"]
+    assert set(groups) == {"targets", "head", "middle", "tail"}
+    n_places = data["exposure"]["n_users"] * data["side_effects"]["k"]
+    for when in ("clean", "poisoned"):
+        assert sum(group[when] for group in groups.values()) == n_places
+    assert "detectors    AUC of popularity " in err
+    assert "shown        targets " in err
     assert data["config"]["env"]["profile_size"] == 5
     assert data["config"]["env"]["k"] == 10
     assert data["cpu_seconds"] >= 0
@@ -198,6 +207,8 @@ def test_attack_takes_options_of_environment_victim_and_attacker(run: Runner) ->
     assert env["victim_config"]["embedding_size"] == 8
     assert (env["n_candidates"], env["k"], env["platform_seed"]) == (None, 7, 4)
     assert "side_effects" not in data
+    assert "exposure" not in data
+    assert len(data["detectors"]) == 3  # that takes no poisoned victim
 
 
 def test_every_argument_of_the_environments_is_an_option() -> None:

@@ -45,7 +45,8 @@ def parameters_of(learner: Learner) -> list[bytes]:
 def test_a_run_reports_its_best_attack_its_policy_and_all_its_queries(
     algo: str, tmp_path: Path
 ) -> None:
-    data = train(make_config(algo=algo), tmp_path).data
+    report = train(make_config(algo=algo), tmp_path)
+    data = report.data
     assert data["command"] == "train"
     assert data["queries"] == {"training": 8, "policy": 2, "best": 1}
     assert data["n_queries"] == 11
@@ -55,6 +56,8 @@ def test_a_run_reports_its_best_attack_its_policy_and_all_its_queries(
     profiles = FakeProfiles.load(tmp_path / "profiles.npz")
     assert profiles.content_hash == data["profiles_hash"]
     assert profiles.header["attacker"] == algo
+    assert {"detectors", "side_effects", "exposure"} < set(data)
+    assert "detectors    AUC of popularity " in report.text
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(data))
 
 

@@ -52,6 +52,7 @@ from agents.benchmark.figures import (
 )
 from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
 from agents.benchmark.rows import Row, cells_in, read_rows
+from agents.benchmark.sidecars import is_sidecar, sidecar_path
 from agents.benchmark.store import ResultStore
 from agents.search import SearchAttacker
 from recattack_gym.core import ArgumentError, ArtifactError, FakeProfiles, UnknownNameError
@@ -165,18 +166,22 @@ def options(folder: Path, **changes: object) -> list[str]:
     ]
 
 
+def results_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.json") if not is_sidecar(path))
+
+
 def test_a_run_is_resumed_and_jobs_do_not_change_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli.main(options(tmp_path / "one")) == 0
     one = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert one["n_finished"] == one["n_cells"] == 12
-    assert len(list((tmp_path / "one").glob("*.json"))) == 12
+    assert len(results_in(tmp_path / "one")) == 12
     assert cli.main([*options(tmp_path / "two"), "--jobs", "2"]) == 0
     two = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert two["rec_num"] == one["rec_num"]
 
-    removed = sorted((tmp_path / "one").glob("*.json"))[::4]
+    removed = results_in(tmp_path / "one")[::4]
     for path in removed:
         path.unlink()
     measured: list[Cell] = []
@@ -196,7 +201,7 @@ def test_a_run_is_resumed_and_jobs_do_not_change_it(
 def test_a_damaged_result_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(options(tmp_path)) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
-    path = sorted(tmp_path.glob("*.json"))[0]
+    path = results_in(tmp_path)[0]
     path.write_text(path.read_text()[:100])
     assert cli.main(options(tmp_path)) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["rec_num"] == first["rec_num"]
@@ -214,14 +219,15 @@ def test_a_run_that_is_killed_loses_only_what_was_running(tmp_path: Path) -> Non
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         for _ in range(1200):
-            if len(list(tmp_path.glob("*.json"))) >= 3 or process.poll() is not None:
+            if len(results_in(tmp_path)) >= 3 or process.poll() is not None:
                 break
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-    finished = list(tmp_path.glob("*.json"))
+    finished = results_in(tmp_path)
     assert len(finished) >= 3
     for path in finished:
         assert "rec_num" in json.loads(path.read_text())["result"]  # whole, not half-written
+        assert "exposure" in json.loads(sidecar_path(path).read_text())["result"]  # and before it
 
 
 @pytest.mark.parametrize(
@@ -706,7 +712,7 @@ def test_results_of_a_dataset_that_is_not_here_are_reported_and_stay_in_the_arch
     with zipfile.ZipFile(archive) as packed:
         names = packed.namelist()
     assert {made_there.path(known).name, plan.name} < set(names)
-    assert len(names) == 4
+    assert len(names) == 5
     capsys.readouterr()
 
     shown = ["--report-only", "--everything", "--archive", str(archive), "--out", str(tmp_path)]
@@ -751,7 +757,8 @@ def test_an_archive_takes_results_to_another_machine(
     written = archive.read_bytes()
     with zipfile.ZipFile(archive) as packed:
         names = packed.namelist()
-    assert len([name for name in names if name.endswith(".json")]) == 12
+    assert len([name for name in names if name.endswith(".effects.json")]) == 12
+    assert len([name for name in names if name.endswith(".json")]) == 24
     assert len([name for name in names if name.endswith(".npz")]) == 12
 
     def never(cell: Cell) -> tuple[dict[str, object], FakeProfiles]:
