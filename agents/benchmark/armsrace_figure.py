@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -30,9 +31,7 @@ def draw_race(rows: Sequence[RoundRow], path: Path) -> None:
     ]
     figure = Figure(figsize=(3.4 * len(attackers) + 0.8, 9.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(
-        len(measures), len(attackers), squeeze=False, sharex=True, sharey="row"
-    )
+    panels = figure.subplots(len(measures), len(attackers), squeeze=False, sharex=True)
     for column, attacker in enumerate(attackers):
         own = [row for row in rows if row["attacker"] == attacker]
         for axes, (label, value, is_of_all) in zip(panels[:, column], measures, strict=True):
@@ -59,11 +58,13 @@ def draw_race(rows: Sequence[RoundRow], path: Path) -> None:
             if column == 0:
                 axes.set_ylabel(label)
         panels[0, column].set_title(attacker, fontsize=10)
-    marks = {}
+    marks: dict[str, Artist] = {}
     for axes in panels[:2].ravel():
         handles, labels = axes.get_legend_handles_labels()
         marks |= dict(zip(labels, handles, strict=True))
-    figure.legend(marks.values(), marks.keys(), loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(
+        list(marks.values()), list(marks), loc="outside upper center", ncols=2, frameon=False
+    )
     first, n_seeds = rows[0], len({row["seed"] for row in rows})
     figure.supxlabel(
         f"round ({first['victim']} on {first['dataset']}; mean and range of {n_seeds} seeds)",

@@ -221,7 +221,8 @@ class Side:
             view.query(np.stack(plans))
             return np.concatenate(view.tried)
         best = int(np.argmax(np.concatenate(view.observed)))
-        return np.concatenate(view.tried)[best][None]
+        attack: NDArray[np.int64] = np.concatenate(view.tried)[best][None]
+        return attack
 
 
 def _attacker(race: Race) -> Attacker:

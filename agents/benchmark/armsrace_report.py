@@ -1,7 +1,7 @@
 """What `recattack bench armsrace` reports: rows per round, curves, and what is left at the end."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import numpy as np
 
@@ -51,15 +51,10 @@ def rows_of(found: Sequence[tuple[Race, Mapping[str, object]]]) -> list[RoundRow
     for race, result in found:
         rounds = result["rounds"]
         assert isinstance(rounds, list)  # noqa: S101  # as `run_race` writes it
-        rows += [
-            {  # type: ignore[typeddict-item, misc]  # from JSON
-                **{name: getattr(race, name) for name in _NAMED},
-                "round": number,
-                **{name: result[name] for name in _OF_RACE},
-                **measured,
-            }
-            for number, measured in enumerate(rounds)
-        ]
+        for number, measured in enumerate(rounds):
+            named = {name: getattr(race, name) for name in _NAMED}
+            of_race = {name: result[name] for name in _OF_RACE}
+            rows.append(cast(RoundRow, {**named, "round": number, **of_race, **measured}))
     return rows
 
 
@@ -86,10 +81,9 @@ def report(rows: Sequence[RoundRow]) -> str:
     """Return Markdown: what is left in the last round, then curves, victim by victim."""
     if not rows:
         return "No race is finished yet."
-    parts = [_ends(rows)]
-    for victim in dict.fromkeys(row["victim"] for row in rows):
-        parts.append(_curves([row for row in rows if row["victim"] == victim]))
-    return "\n\n".join(parts)
+    victims = dict.fromkeys(row["victim"] for row in rows)
+    curves = (_curves([row for row in rows if row["victim"] == victim]) for victim in victims)
+    return "\n\n".join([_ends(rows), *curves])
 
 
 def _ends(rows: Sequence[RoundRow]) -> str:
@@ -128,8 +122,9 @@ def _ends(rows: Sequence[RoundRow]) -> str:
     ]  # fmt: skip
     return (
         f"**Round {last_round}, the last one** ({first['dataset']}, {first['n_users']:,} genuine users, "
-        f"{n_seeds} seeds, mean ± half of the 95 % interval; AUC and recall of the detector that judged the "
-        f"round, without one of the detector that has learnt rules of thumb)\n\n{markdown_table(header, table)}"
+        f"{n_seeds} seeds, mean ± half of the 95 % interval; AUC and recall are those of the detector "
+        f"that judged the round, without one those of the detector that has learnt rules of thumb)\n\n"
+        f"{markdown_table(header, table)}"
     )
 
 

@@ -117,11 +117,12 @@ class ArmsRace(gym.Wrapper[Observation, np.int64, Observation, np.int64], Record
 
     | key | type | meaning |
     |---|---|---|
-    | `detector_round` | int | detectors before the present one, counting none as one |
+    | `detector_round` | int | rounds before this one |
     | `detector_auc` | float | of the detector on the ended attack's accounts; -1 before the end |
     | `detector_recall` | float | fake users found with 1 % of the genuine ones; -1 before the end |
 
-    AUC and recall stay -1 in a round without a detector. These three are for researchers: a `BlackBox` around this wrapper does not show them.
+    AUC and recall stay -1 in a round without a detector. These three are for researchers: a `BlackBox`
+    around this wrapper does not show them.
 
     ## Reproducibility
 
@@ -148,7 +149,7 @@ class ArmsRace(gym.Wrapper[Observation, np.int64, Observation, np.int64], Record
         env: gym.Env[Observation, np.int64],
         every: int = 32,
         *,
-        detector: str = "pop-sad",
+        detector: str = "svm-quick",
         settings: Mapping[str, object] | None = None,
         share: float = 0.01,
         max_attacks: int = 20,
@@ -237,7 +238,7 @@ class VectorArmsRace(VectorWrapper):
         env: VectorEnv[VectorObservation, NDArray[np.int64], NDArray[Any]],
         every: int = 32,
         *,
-        detector: str = "pop-sad",
+        detector: str = "svm-quick",
         settings: Mapping[str, object] | None = None,
         share: float = 0.01,
         max_attacks: int = 20,

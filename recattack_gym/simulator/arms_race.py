@@ -23,7 +23,7 @@ _AUDIT, _LEARN = range(2)
 class ArmsRaceConfig:
     """How a platform adapts to the attacks that it finds."""
 
-    detector: str = "pop-sad"
+    detector: str = "svm-quick"
     """What is retrained: a key of `defenses.held_out.RETRAINABLE`."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """Of that detector."""
