@@ -168,18 +168,17 @@ def rules_of_thumb(
 ) -> NDArray[np.int64]:
     """Return attacks by rule of thumb that promoted other items, shape `(n, N, T)`.
 
-    Their targets are drawn from the tenth of the original items with the fewest clicks.
+    Their targets are drawn from the tenth of the original items with the fewest clicks. The goal's targets,
+    which are new and come last in the catalogue, did not exist then: nobody clicks them.
     """
-    targets = np.array(goal.target_items)
-    others = np.setdiff1d(np.arange(genuine.n_items), targets)
-    popularity = genuine.item_popularity
-    rare = others[np.argsort(popularity[others], kind="stable")]
-    rare = rare[: max(len(targets), len(rare) // 10)]
+    n_targets = len(goal.target_items)
+    popularity = genuine.item_popularity[: min(goal.target_items)]
+    rare = np.argsort(popularity, kind="stable")[: max(n_targets, len(popularity) // 10)]
     plans = []
     for number, name in enumerate(RULES_OF_THUMB):
         for plan in range(PLANS_KNOWN):
             rng = np.random.default_rng([seed, number, plan])
-            chosen = np.sort(rng.permutation(rare)[: len(targets)])
+            chosen = np.sort(rng.permutation(rare)[:n_targets])
             view = RaceView(AttackGoal(target_items=tuple(chosen.tolist())), popularity, budget)
             plans.append(ATTACKERS[name]().plan(view, rng).item_ids)
     return np.stack(plans)

@@ -108,6 +108,12 @@ class ArmsRace(gym.Wrapper[Observation, np.int64, Observation, np.int64], Record
     victim of a round is fitted without the genuine users whom the detector flags in the clean log, so
     `clean_rec_num` changes with the rounds, and each round costs a fit (a file in the cache folder).
 
+    ```python
+    env = gymnasium.make("recattack_gym:RecPoison-CoVisitation-v0", n_fake_users=5, profile_size=10)
+    env = ArmsRace(env, every=32)  # 32 attacks with nobody screened, then a detector that knows them
+    observation, info = env.reset(seed=0)
+    ```
+
     An attack is judged by the detector that is in force at its last click, which knows attacks of earlier
     rounds only; it is learnt from when the next round begins, before the next click or reset.
 
