@@ -94,7 +94,7 @@ def test_a_race_is_what_the_platforms_of_its_rounds_do() -> None:
 
 
 def test_opponents_begin_alike_and_only_one_of_them_learns() -> None:
-    race = replace(RACE, detector="svm-quick", n_queries=8)
+    race = replace(RACE, attacker="popular", detector="pop-sad")
     none, static, adaptive = (rounds(replace(race, opponent=each)) for each in OPPONENTS)
     assert static[0] == {**adaptive[0], "auc_after": static[0]["auc_before"],
                          "recall_after": static[0]["recall_before"]}  # fmt: skip
