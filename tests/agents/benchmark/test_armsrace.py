@@ -89,6 +89,7 @@ def test_a_race_is_what_the_platforms_of_its_rounds_do() -> None:
         assert row["recall_before"] == recall_at_fpr(detector.scores(poisoned), is_fake, 0.01)
         defence.note(tried)
         defence.next_round()
+        assert defence.detector is not None
         assert defence.detector is not detector
         assert row["auc_after"] == detection_auc(defence.detector.scores(poisoned), is_fake)
 
@@ -183,7 +184,7 @@ def test_finished_races_are_kept_and_what_decides_them_is_in_their_name(
     assert made == ["adaptive", "none", "none"]  # the first one was not run again
     assert len(read_races(races, tmp_path)) == 2
     others = [
-        replace(RACE, **{name: value})
+        replace(RACE, **cast(dict[str, Any], {name: value}))
         for name, value in {
             "seed": 3, "n_rounds": 3, "n_queries": 5, "detector": "pop-sad", "share": 0.01,
             "max_attacks": 19, "audit_rate": 0.5, "victim": "CoVisitation", "attacker": "evolution",
