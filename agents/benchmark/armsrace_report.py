@@ -104,7 +104,7 @@ def _ends(rows: Sequence[RoundRow]) -> str:
                 attacker,
                 opponent,
                 _number([row["rec_num"] for row in own]),
-                interval(kept) if kept else "-",
+                interval(kept) if kept and is_screened else "-",
                 _two([row["auc_before"] for row in own]),
                 _two([row["recall_before"] for row in own]),
                 _one([row["n_dropped"] for row in own]) if is_screened else "-",

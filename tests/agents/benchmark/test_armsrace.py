@@ -1,6 +1,7 @@
 """The benchmark of the arms race: that rows are what the rounds were, pieces, tables, pictures, messages."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -235,7 +236,7 @@ def test_tables_say_what_rows_say() -> None:
         "adaptive", "75", "0.5 ± 0", "0.80", "0.25", "9.0", "0.0",
     ]  # fmt: skip
     assert [cell.strip() for cell in ends[0].split("|")[3:10]] == [
-        "none", "150", "1 ± 0", "0.80", "0.25", "-", "-",
+        "none", "150", "-", "0.80", "0.25", "-", "-",
     ]  # fmt: skip
     assert "**Round 1, the last one** (toy, 500 genuine users, 2 seeds" in text
     curves = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
@@ -298,6 +299,20 @@ def test_the_command_reports_draws_and_writes(
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["rounds"] == data["rounds"]
     assert sorted((tmp_path / "out").iterdir()) == files
+
+
+@pytest.mark.slow
+def test_the_smoke_run_is_small_and_ends_in_numbers_per_opponent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = time.process_time()
+    assert cli.main(["bench", "armsrace", "--smoke", "--json", "--out", str(tmp_path)]) == 0
+    assert time.process_time() - started < 60
+    data = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert data["n_finished"] == data["n_races"] == 18
+    for name in ("rec_num_share", "auc", "dropped_share", "hr"):
+        assert set(data[name]) == set(OPPONENTS)
+    assert data["dropped_share"]["none"] == 0
 
 
 @pytest.mark.parametrize(
