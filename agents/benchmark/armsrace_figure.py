@@ -27,7 +27,7 @@ def draw_race(rows: Sequence[RoundRow], path: Path) -> None:
         ("RecNum", lambda row: row["rec_num"], True),
         ("AUC", lambda row: row["auc_before"], False),
         ("fake users dropped", lambda row: row["n_dropped"], False),
-        (f"HR@{k} under attack", lambda row: row["hr"], True),
+        (f"HR@{k} under attack\n(not from 0)", lambda row: row["hr"], True),
     ]
     figure = Figure(figsize=(3.4 * len(attackers) + 0.8, 9.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -51,7 +51,9 @@ def draw_race(rows: Sequence[RoundRow], path: Path) -> None:
                     )
                 axes.axhline(0.5, color="black", linewidth=0.6, linestyle=":")
                 axes.set_ylim(0, 1.03)
-            else:
+            elif label == "fake users dropped":
+                axes.set_ylim(0, 1.05 * own[0]["n_fake_users"])
+            elif label == "RecNum":
                 axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
