@@ -301,6 +301,13 @@ def test_the_command_reports_draws_and_writes(
     assert sorted((tmp_path / "out").iterdir()) == files
 
 
+def test_the_page_is_that_of_its_results() -> None:
+    page = Path(__file__).parents[3] / "docs" / "results" / "armsrace.md"
+    stored = json.loads(page.with_suffix(".json").read_text())
+    assert f"$ {stored['command']}\n" in page.read_text()
+    assert report(stored["rounds"]) in page.read_text()
+
+
 @pytest.mark.slow
 def test_the_smoke_run_is_small_and_ends_in_numbers_per_opponent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
