@@ -61,6 +61,7 @@ BENCHMARKS = {
     "table3": "every attacker against every victim at one query budget, beside PoisonRec's Table III",
     "transfer": "attacks made against one victim, injected into the others",
     "defense": "which defence helps against what, at what price: detectors, robust training",
+    "armsrace": "an attacker and a detector that learn in turns, round by round",
     "embeddings": "what attacks click on a map of the items, as in PoisonRec's Figure 6 (needs scikit-learn)",
     "gp": "attacks through surrogates with and without Gradient Passing: strength, time, likeness",
     "kkt": "attacks on predicted ratings: PGA, SGLD, uniform against ALS and NuclearNorm",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from envs_registry import ENV_IDS, VICTIM_NAMES
 from recattack_gym.envs import (
+    ArmsRace,
     BlackBox,
     FlatObservation,
     FlatVectorObservation,
@@ -14,6 +15,7 @@ from recattack_gym.envs import (
     GroupedVectorActions,
     PoisonEnv,
     PoisonVectorEnv,
+    VectorArmsRace,
 )
 from recattack_gym.envs.wrappers import flatten_observation, group_items
 from recattack_gym.victims import VICTIMS
@@ -26,6 +28,8 @@ WRAPPERS = (
     FlatObservation,
     FlatVectorObservation,
     BlackBox,
+    ArmsRace,
+    VectorArmsRace,
 )
 FUNCTIONS = (group_items, flatten_observation)
 

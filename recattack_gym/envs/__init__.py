@@ -1,5 +1,6 @@
 """Gymnasium environments over a simulated platform: the attacker is the agent."""
 
+from recattack_gym.envs.arms_race import ArmsRace, VectorArmsRace
 from recattack_gym.envs.poison_env import PoisonEnv
 from recattack_gym.envs.poison_vector_env import PoisonVectorEnv
 from recattack_gym.envs.rewards import REWARDS, Reward
@@ -13,6 +14,7 @@ from recattack_gym.envs.wrappers import (
 
 __all__ = [
     "REWARDS",
+    "ArmsRace",
     "BlackBox",
     "FlatObservation",
     "FlatVectorObservation",
@@ -21,4 +23,5 @@ __all__ = [
     "PoisonEnv",
     "PoisonVectorEnv",
     "Reward",
+    "VectorArmsRace",
 ]

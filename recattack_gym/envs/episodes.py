@@ -105,6 +105,22 @@ class Episodes:
         )
         return observation, spaces.Discrete(self.n_items)
 
+    @property
+    def platform(self) -> Mapping[str, object]:
+        """Arguments of `make_simulator` that the present platform was made with."""
+        return self._platform
+
+    def move_to(self, platform: Mapping[str, object], simulator: PlatformSimulator) -> None:
+        """Evaluate attacks elsewhere from now on, also those in progress.
+
+        Args:
+            platform: Arguments of `make_simulator` that `simulator` was made with.
+            simulator: With the same users, items and goal as the present one.
+        """
+        self._platform = dict(platform)
+        self.simulator = simulator
+        self.clean_rec_num = simulator.clean_rec_num
+
     def begin(self, copies: NDArray[np.int64]) -> None:
         """Start a new attack in these copies, shape `(n,)`; an attack in progress is dropped."""
         self.clicks[copies] = self.n_items

@@ -218,6 +218,9 @@ class FlatVectorObservation(VectorWrapper):
 
 # -- the attacker's side -------------------------------------------------------------------------
 
+PLATFORM_INFO = ("detector_round", "detector_auc", "detector_recall")
+"""What `ArmsRace` adds to info for researchers; a platform would not tell an attacker."""
+
 
 class BlackBox(gym.Env[Observation, np.int64]):
     """What a black-box attacker may have of an environment; nothing leads from it to the platform.
@@ -247,9 +250,9 @@ class BlackBox(gym.Env[Observation, np.int64]):
         self.target_items = base.target_items
         self.item_popularity = base.item_popularity
         # Closures and not attributes, so that no attribute of a black box is an environment.
-        self._step: Callable[[Any], tuple[Any, ...]] = lambda action: env.step(action)
-        self._reset: Callable[[Any, Any], tuple[Any, Any]] = lambda seed, options: env.reset(
-            seed=seed, options=options
+        self._step: Callable[[Any], tuple[Any, ...]] = lambda action: _told(env.step(action))
+        self._reset: Callable[[Any, Any], tuple[Any, Any]] = lambda seed, options: _told(
+            env.reset(seed=seed, options=options)
         )
         self._render: Callable[[], Any] = lambda: env.render()
         self._close: Callable[[], None] = lambda: env.close()
@@ -307,6 +310,12 @@ class BlackBox(gym.Env[Observation, np.int64]):
         raise KnowledgeError(
             "a BlackBox cannot be copied or pickled, since that would open it: wrap a copy instead"
         )
+
+
+def _told(answer: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what `reset` or `step` answered without `PLATFORM_INFO`; info comes last."""
+    *others, info = answer
+    return *others, {name: value for name, value in info.items() if name not in PLATFORM_INFO}
 
 
 def _base(env: gym.Env[Any, Any]) -> PoisonEnv | BlackBox:
