@@ -54,8 +54,8 @@ def add_environment_options(parser: argparse.ArgumentParser, *, for_training: bo
         "--defense",
         nargs="+",
         metavar="NAME",
-        help="detectors (the most suspicious 1 %% of accounts are kept out of training) and robust "
-        "training, e.g. pca-varselect apr",
+        help="detectors (the most suspicious 1 %% of accounts are kept out of training; with :weight, 2 %% "
+        "with falling weights) and robust training, e.g. pca-varselect:weight apr",
     )
     option("--retrain", choices=("finetune", "full"), help="how the platform takes in the poison")
     option(

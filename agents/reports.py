@@ -69,10 +69,14 @@ def attack_fields(
     if isinstance(simulator, DefendedSimulator):
         outcome, screened = simulator.screened_exposure(profiles)
         defense["defense"] = {
-            "detectors": [each.detector.name for each in simulator.screening],
+            "detectors": [
+                each.detector.name + (":weight" if each.action == "weight" else "")
+                for each in simulator.screening
+            ],
             "n_dropped": int(screened.n_dropped[0]),
             "n_genuine_flagged": int(screened.n_genuine_flagged[0]),
             "n_genuine_dropped": int(simulator.genuine_dropped.sum()),
+            "n_genuine_clicks_lost": simulator.n_genuine_clicks_lost,
         }
     else:
         outcome = simulator.exposure(profiles)
@@ -120,7 +124,8 @@ def defense_lines(data: Mapping[str, object]) -> list[str]:
         return []
     return [
         f"defense      {', '.join(defense['detectors'])}: caught {defense['n_dropped']} fake users, "
-        f"flagged {defense['n_genuine_flagged']} genuine ones"
+        f"flagged {defense['n_genuine_flagged']} genuine ones; clicks of genuine users not learnt from: "
+        f"{defense['n_genuine_clicks_lost']}"
     ]
 
 

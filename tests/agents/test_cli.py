@@ -158,7 +158,15 @@ def test_attack_says_what_a_defense_caught_and_what_it_cost(run: Runner) -> None
     assert defense["detectors"] == ["popularity", "pca-varselect"]
     assert 0 < defense["n_dropped"] <= 4
     assert 0 < defense["n_genuine_dropped"] <= 20  # 1 % of 1,000 users by each of two detectors
+    assert 0 < defense["n_genuine_clicks_lost"] < 1000
     assert "caught" in run.text(*attack, "--defense", "popularity")[1]
+    code, data, _ = run(*attack, "--defense", "popularity:weight")
+    assert code == 0
+    weighted = data["defense"]
+    assert weighted["detectors"] == ["popularity:weight"]
+    # Of 1,000 users twenty are flagged; one more if a fake user takes part in the ranking
+    assert 0 < weighted["n_genuine_dropped"] < 20
+    assert weighted["n_genuine_flagged"] + weighted["n_dropped"] <= 21
 
 
 def test_attack_names_the_victim_that_is_trained(run: Runner) -> None:

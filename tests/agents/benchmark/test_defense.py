@@ -214,7 +214,20 @@ def test_defences_go_by_names_that_are_known(monkeypatch: pytest.MonkeyPatch) ->
     assert [screening.share for screening in found[1].screenings] == [0.02]
     assert found[0].identity() is found[2].identity() is None
     assert found[1].identity() != protections_of(["popularity"], 0.03)[1].identity()
-    for label in ("popularty", "svm-clicks", "popularity+popularity", "apr+apr", ""):
+    (weighted,) = protections_of(["popularity:weight"], 0.02)[1:]
+    (screening,) = weighted.screenings
+    assert (screening.share, screening.action, screening.weights) == (0.04, "weight", (0.0, 1.0))
+    assert weighted.identity() != protections_of(["popularity"], 0.02)[1].identity()
+    wrong = (
+        "popularty",
+        "svm-clicks",
+        "popularity+popularity",
+        "apr+apr",
+        "",
+        "apr:weight",
+        "none:weight",
+    )
+    for label in wrong:
         with pytest.raises(UnknownNameError, match="unknown defense"):
             protections_of([label], 0.01)
     with pytest.raises(ArgumentError, match="--share must be"):
