@@ -113,7 +113,7 @@ def platform_text(data: Mapping[str, object]) -> str:
         data: Of a report, with `env_id` and `victim`.
     """
     env_id, victim = data["env_id"], data["victim"]
-    is_named = str(env_id).endswith(f"RecPoison-{victim}-v0")
+    is_named = f"RecPoison-{victim}-" in str(env_id)  # a version follows, or a detector's name
     return f"{env_id}" if is_named else f"{env_id}, trained as {victim}"
 
 

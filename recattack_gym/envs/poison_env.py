@@ -38,7 +38,8 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
     into the clean log, the victim is retrained, and the attacker is paid by how often its target items
     are then shown to genuine users (*RecNum*). Every episode starts from the same clean platform.
 
-    The ids are `RecPoison-<victim>-v0`; all are this class with another `victim`:
+    The ids are `RecPoison-<victim>-v0`; all are this class with another `victim`, and a few, such as
+    `RecPoison-PamaCF-PCAVarSelect-v0`, with a `defense`:
 
     ```python
     env = gymnasium.make("recattack_gym:RecPoison-ItemPop-v0", n_fake_users=5, profile_size=10)

@@ -61,6 +61,9 @@ def test_envs_lists_every_id(run: Runner) -> None:
     assert code == 0
     assert [row["id"] for row in data["environments"]] == list(ENV_IDS)
     assert "recattack_gym:RecPoison-NGCF-v0" in err
+    defended = {row["id"]: (row["victim"], row["defense"]) for row in data["environments"]}
+    assert defended["RecPoison-NGCF-v0"] == ("NGCF", None)
+    assert defended["RecPoison-PamaCF-PCAVarSelect-v0"] == ("PamaCF", "pca-varselect")
 
 
 def test_data_list_shows_sizes_and_where_the_files_are(run: Runner) -> None:
@@ -167,6 +170,14 @@ def test_attack_says_what_a_defense_caught_and_what_it_cost(run: Runner) -> None
     # Of 1,000 users twenty are flagged; one more if a fake user takes part in the ranking
     assert 0 < weighted["n_genuine_dropped"] < 20
     assert weighted["n_genuine_flagged"] + weighted["n_dropped"] <= 21
+
+
+def test_a_defended_platform_has_a_short_name(run: Runner) -> None:
+    attack = ("attack", "BPR-Popularity", "--attacker", "random", "--no-side-effects", *SMALL)
+    config = ("--victim-config", "embedding_size=8", "epochs=1")
+    out = run.text(*attack, *config)[1]
+    assert "RecPoison-BPR-Popularity-v0, seed 0" in out
+    assert "popularity: caught" in out
 
 
 def test_attack_names_the_victim_that_is_trained(run: Runner) -> None:
