@@ -28,6 +28,7 @@ VICTIM_NAMES = (
     "PamaCF",
     "LightGCN-APR",
     "LightGCN-PamaCF",
+    "LTS-MF",
 )
 """Keys of `recattack_gym.victims.VICTIMS`, written out so that no victim is imported; tested equal."""
 

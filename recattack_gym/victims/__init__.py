@@ -22,6 +22,7 @@ from recattack_gym.victims.itemknn import ItemKNN
 from recattack_gym.victims.itempop import ItemPop
 from recattack_gym.victims.lightgcn import LightGCN
 from recattack_gym.victims.lightgcn_apr import LightGCNAPR, LightGCNPamaCF
+from recattack_gym.victims.lts_mf import LTSMF
 from recattack_gym.victims.mf_bce import MFBCE
 from recattack_gym.victims.multivae import MultiVAE
 from recattack_gym.victims.neumf import NeuMF
@@ -51,6 +52,7 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "PamaCF": PamaCF,
         "LightGCN-APR": LightGCNAPR,
         "LightGCN-PamaCF": LightGCNPamaCF,
+        "LTS-MF": LTSMF,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -59,6 +61,7 @@ __all__ = [
     "ALS",
     "APR",
     "BPR",
+    "LTSMF",
     "MFBCE",
     "NGCF",
     "PMF",
