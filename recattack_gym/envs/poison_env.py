@@ -145,8 +145,9 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
             `recattack_gym.defenses.DETECTORS` (the most suspicious 1 % of accounts are kept out of
             training), such as `"pca-varselect"`, or `"pca-varselect:weight"` (2 %, with weights that fall
             with suspicion); `"apr"` or `"pamacf"`, robust training of BPR and LightGCN, and `"lts"`, of ALS;
-            `Screening(detector, share)` from `recattack_gym.defenses`; or several of these in a tuple. See
-            `recattack_gym.simulator.DefendedSimulator`.
+            `Screening(detector, share)` from `recattack_gym.defenses`; or several of these in a tuple; or,
+            alone, `"bagging"` or `Bagging(n_models)`. See `recattack_gym.simulator.DefendedSimulator` and
+            `BaggedSimulator`.
         victim_config: Settings of the victim by name, or its config object.
         platform_seed: See Reproducibility.
         device: Where torch-based victims run.

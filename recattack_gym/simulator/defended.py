@@ -14,17 +14,21 @@ from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.profiles import FakeProfiles, as_profile_batch
 from recattack_gym.core.random import draw_seed
 from recattack_gym.datasets import Dataset, Split
-from recattack_gym.defenses import DETECTORS, Screening
+from recattack_gym.defenses import DETECTORS, Bagging, Screening
 from recattack_gym.defenses.screening import ACTIONS
 from recattack_gym.metrics.ranking import hr_at_k, ndcg_at_k
+from recattack_gym.simulator.bagged import BaggedSimulator
 from recattack_gym.simulator.known_users import ListsOfKnownUsers, recommend_unseen
 from recattack_gym.simulator.platform import PlatformSimulator, SideEffects, victim_class
 from recattack_gym.victims.base import RETRAINS, ExposureEngine, Retrain, Victim
 from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.robust import TRAININGS, robust_victim
 
-Defense = str | Screening | Sequence[str | Screening] | None
+Defense = str | Bagging | Screening | Sequence[str | Bagging | Screening] | None
 """What `make_simulator` takes as `defense`."""
+
+BAGGING = "bagging"
+"""The defence that is a `Bagging()`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,7 +270,7 @@ def named_screening(name: str) -> Screening:
     """
     detector, colon, action = name.partition(":")
     if detector not in DETECTORS:
-        raise UnknownNameError("defense", detector, (*DETECTORS, *TRAININGS))
+        raise UnknownNameError("defense", detector, (*DETECTORS, *TRAININGS, BAGGING))
     if colon and action not in ACTIONS:
         raise UnknownNameError(f"action of defense {detector!r}", action, ACTIONS)
     kind = DETECTORS[detector]
@@ -287,18 +291,27 @@ def make_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
         arguments: Keyword arguments of `PlatformSimulator`, and `defense`: `None`; a name from
             `DETECTORS`, alone or with `:drop` or `:weight` after it (`named_screening`); robust training by
             name (`victims.robust`), where there is some for the victim; a `Screening`, for another share or a
-            fitted detector; or a sequence of such.
+            fitted detector; or a sequence of such. Or, alone, `"bagging"`, or a `Bagging` for another number
+            of models.
 
     Raises:
-        ArgumentError: If an argument is wrong.
+        ArgumentError: If an argument is wrong, or there is something beside bagging.
         UnknownNameError: If no defence has that name.
     """
     rest = {name: value for name, value in arguments.items() if name != "defense"}
     defense = arguments.get("defense")
     if defense is None:
         return PlatformSimulator(**rest)  # type: ignore[arg-type]  # checked by the constructor
-    screenings: list[Screening] = []
     several = defense if isinstance(defense, list | tuple) else (defense,)
+    if BAGGING in several or any(isinstance(one, Bagging) for one in several):
+        if len(several) > 1:
+            raise ArgumentError(
+                "defense must have nothing beside bagging, whose guarantee is that an account reaches one "
+                f"model only, got {defense!r}"
+            )
+        bagging = several[0] if isinstance(several[0], Bagging) else Bagging()
+        return BaggedSimulator(bagging=bagging, **rest)  # type: ignore[arg-type]  # checked there
+    screenings: list[Screening] = []
     for one in several:
         if isinstance(one, str) and one in TRAININGS:
             rest["victim"] = robust_victim(

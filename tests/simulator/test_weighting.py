@@ -195,8 +195,8 @@ def test_names_with_an_action() -> None:
         (screening,) = made.screening
         assert (screening.share, screening.action) == (share, action)
         assert screening.weights == (0.0, 1.0)
-    with pytest.raises(UnknownNameError, match="unknown action of defense 'popularity' 'wieght'"):
-        make_simulator({**arguments, "defense": "popularity:wieght"})
+    with pytest.raises(UnknownNameError, match="unknown action of defense 'popularity' 'halve'"):
+        make_simulator({**arguments, "defense": "popularity:halve"})
     with pytest.raises(UnknownNameError, match="unknown defense 'apr'"):
         make_simulator({**arguments, "defense": "apr:weight"})
 
