@@ -55,7 +55,7 @@ def add_environment_options(parser: argparse.ArgumentParser, *, for_training: bo
         nargs="+",
         metavar="NAME",
         help="detectors (the most suspicious 1 %% of accounts are kept out of training; with :weight, 2 %% "
-        "with falling weights) and robust training, e.g. pca-varselect:weight apr",
+        "with falling weights) and robust training, e.g. pca-varselect:weight apr; or bagging alone",
     )
     option("--retrain", choices=("finetune", "full"), help="how the platform takes in the poison")
     option(

@@ -63,9 +63,16 @@ def attack_fields(
         profiles: What is injected.
         side_effects: Whether to measure how recommendations for genuine users suffer.
     """
-    from recattack_gym.simulator import DefendedSimulator
+    from recattack_gym.simulator import BaggedSimulator, DefendedSimulator
 
     defense: dict[str, object] = {}
+    if isinstance(simulator, BaggedSimulator):
+        certificate, n_fakes = simulator.certificate(), profiles.budget.n_fake_users
+        defense["certificate"] = {
+            "n_models": simulator.bagging.n_models,
+            "overlap": round(certificate.overlap(n_fakes), 6),
+            "rec_num_bound": certificate.rec_num_bound(n_fakes),
+        }
     if isinstance(simulator, DefendedSimulator):
         outcome, screened = simulator.screened_exposure(profiles)
         defense["defense"] = {
@@ -118,7 +125,13 @@ def platform_text(data: Mapping[str, object]) -> str:
 
 
 def defense_lines(data: Mapping[str, object]) -> list[str]:
-    """Return what a terminal shows of a defence that screens accounts: one line, or none without it."""
+    """Return what a terminal shows of a defence that screens accounts or votes: one line, or none."""
+    certificate = data.get("certificate")
+    if isinstance(certificate, dict):
+        return [
+            f"certificate  {certificate['n_models']} models vote: as many fake users reach a RecNum of "
+            f"{certificate['rec_num_bound']:,} at most, and leave {certificate['overlap']:.0%} of the lists"
+        ]
     defense = data.get("defense")
     if not isinstance(defense, dict):
         return []

@@ -172,6 +172,17 @@ def test_attack_says_what_a_defense_caught_and_what_it_cost(run: Runner) -> None
     assert weighted["n_genuine_flagged"] + weighted["n_dropped"] <= 21
 
 
+def test_attack_says_what_votes_guarantee(run: Runner) -> None:
+    attack = ("attack", "ItemPop", "--attacker", "popular", "--defense", "bagging", *SMALL)
+    code, data, _ = run(*attack)
+    assert code == 0
+    certificate = data["certificate"]
+    assert certificate["n_models"] == 50
+    assert 0.0 < certificate["overlap"] < 1.0
+    assert data["rec_num"] <= certificate["rec_num_bound"] <= data["max_rec_num"]
+    assert "50 models vote" in run.text(*attack)[1]
+
+
 def test_a_defended_platform_has_a_short_name(run: Runner) -> None:
     attack = ("attack", "BPR-Popularity", "--attacker", "random", "--no-side-effects", *SMALL)
     config = ("--victim-config", "embedding_size=8", "epochs=1")
