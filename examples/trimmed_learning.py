@@ -186,5 +186,11 @@ if __name__ == "__main__":
     as_json = given.pop("json")
     measured = main(**given)
     if as_json:
-        plain = {v: {c: r._asdict() for c, r in of.items()} for v, of in measured.items()}
+        plain = {
+            victim: {
+                case: {k: None if np.isnan(x) else x for k, x in result._asdict().items()}
+                for case, result in by_case.items()
+            }
+            for victim, by_case in measured.items()
+        }
         print(json.dumps({**given, "results": plain}))
