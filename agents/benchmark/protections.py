@@ -9,6 +9,8 @@ from recattack_gym.core.sources import imported_files, source_digest
 from recattack_gym.defenses import DETECTORS, Screening
 from recattack_gym.victims.robust import ROBUST
 
+OF_RATINGS = ("lts",)
+"""Robust training of victims that complete ratings, measured where it is asked for."""
 NONE = "none"
 """The label of no defence."""
 WEIGHTED = ":weight"
@@ -27,8 +29,8 @@ def trainings() -> tuple[str, ...]:
 
 
 def default_labels() -> tuple[str, ...]:
-    """Return no defence, every click detector, every robust training."""
-    return (NONE, *CLICK_DETECTORS, *trainings())
+    """Return no defence, every click detector, every robust training of victims that rank clicks."""
+    return (NONE, *CLICK_DETECTORS, *(name for name in trainings() if name not in OF_RATINGS))
 
 
 @dataclass(frozen=True, kw_only=True)
