@@ -29,6 +29,7 @@ VICTIM_NAMES = (
     "LightGCN-APR",
     "LightGCN-PamaCF",
     "LTS-MF",
+    "PMF-APR",
 )
 """Keys of `recattack_gym.victims.VICTIMS`, written out so that no victim is imported; tested equal."""
 

@@ -30,6 +30,7 @@ from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.nuclear_norm import NuclearNorm
 from recattack_gym.victims.pamacf import PamaCF
 from recattack_gym.victims.pmf import PMF
+from recattack_gym.victims.pmf_apr import PMFAPR
 from recattack_gym.victims.ranking import CandidateLists
 
 VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
@@ -53,6 +54,7 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "LightGCN-APR": LightGCNAPR,
         "LightGCN-PamaCF": LightGCNPamaCF,
         "LTS-MF": LTSMF,
+        "PMF-APR": PMFAPR,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -65,6 +67,7 @@ __all__ = [
     "MFBCE",
     "NGCF",
     "PMF",
+    "PMFAPR",
     "VICTIMS",
     "AutoRec",
     "CandidateLists",

@@ -9,6 +9,7 @@ ROBUST: Mapping[tuple[str, str], str] = MappingProxyType(
     {
         ("apr", "BPR"): "APR",
         ("apr", "LightGCN"): "LightGCN-APR",
+        ("apr", "PMF"): "PMF-APR",
         ("pamacf", "BPR"): "PamaCF",
         ("pamacf", "LightGCN"): "LightGCN-PamaCF",
         ("lts", "ALS"): "LTS-MF",
