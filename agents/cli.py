@@ -42,7 +42,7 @@ from agents.reports import (
     versions,
 )
 from agents.search import SearchAttacker
-from envs_registry import ENV_IDS, VICTIM_NAMES
+from envs_registry import ENVIRONMENTS
 from recattack_gym import __version__
 from recattack_gym.core import ArgumentError, FakeProfiles, RecAttackError, UnknownNameError
 from recattack_gym.core.checks import as_count
@@ -370,12 +370,10 @@ def _add_training(command: Callable[..., _Parser]) -> None:
 
 def _envs(args: argparse.Namespace) -> Report:
     del args
-    rows = [
-        {"id": env_id, "victim": name} for env_id, name in zip(ENV_IDS, VICTIM_NAMES, strict=True)
-    ]
+    rows = [{"id": env_id, "defense": None, **given} for env_id, given in ENVIRONMENTS.items()]
     table = markdown_table(
-        ("environment", "gymnasium.make(...)"),
-        [(row["id"], f"recattack_gym:{row['id']}") for row in rows],
+        ("environment", "gymnasium.make(...)", "defense"),
+        [(row["id"], f"recattack_gym:{row['id']}", row["defense"] or "-") for row in rows],
     )
     return Report(text=table, data={"environments": rows})
 

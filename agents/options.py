@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
-from envs_registry import ENV_IDS, VICTIM_NAMES
+from envs_registry import DEFENDED, ENV_IDS, VICTIM_NAMES
 from recattack_gym.core import ArgumentError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def add_environment_options(parser: argparse.ArgumentParser, *, for_training: bo
         "--defense",
         nargs="+",
         metavar="NAME",
-        help="detectors (the most suspicious 1 %% of accounts are kept out of training) and robust "
-        "training, e.g. pca-varselect apr",
+        help="detectors (the most suspicious 1 %% of accounts are kept out of training; with :weight, 2 %% "
+        "with falling weights) and robust training, e.g. pca-varselect:weight apr; or bagging alone",
     )
     option("--retrain", choices=("finetune", "full"), help="how the platform takes in the poison")
     option(
@@ -120,14 +120,14 @@ def qualified_id(env_id: str) -> str:
     Raises:
         UnknownNameError: If it is none of ours and names no module.
     """
-    if env_id in VICTIM_NAMES:
+    if env_id in VICTIM_NAMES or env_id in DEFENDED:
         env_id = f"RecPoison-{env_id}-v0"
     plain_id = env_id.removeprefix("recattack_gym:")
     if plain_id in ENV_IDS:
         return f"recattack_gym:{plain_id}"
     if ":" in plain_id:
         return plain_id
-    raise UnknownNameError("environment", env_id, (*ENV_IDS, *VICTIM_NAMES))
+    raise UnknownNameError("environment", env_id, (*ENV_IDS, *VICTIM_NAMES, *DEFENDED))
 
 
 def make_environment(env_id: str, options: Mapping[str, object]) -> "PoisonEnv":

@@ -72,16 +72,27 @@ def attack_fields(
     Returns:
         Plain JSON values, those of `measured_fields` among them.
     """
-    from recattack_gym.simulator import DefendedSimulator
+    from recattack_gym.simulator import BaggedSimulator, DefendedSimulator
 
     defense: dict[str, object] = {}
+    if isinstance(simulator, BaggedSimulator):
+        certificate, n_fakes = simulator.certificate(), profiles.budget.n_fake_users
+        defense["certificate"] = {
+            "n_models": simulator.bagging.n_models,
+            "overlap": round(certificate.overlap(n_fakes), 6),
+            "rec_num_bound": certificate.rec_num_bound(n_fakes),
+        }
     if isinstance(simulator, DefendedSimulator):
         outcome, screened = simulator.screened_exposure(profiles)
         defense["defense"] = {
-            "detectors": [each.detector.name for each in simulator.screening],
+            "detectors": [
+                each.detector.name + (":weight" if each.action == "weight" else "")
+                for each in simulator.screening
+            ],
             "n_dropped": int(screened.n_dropped[0]),
             "n_genuine_flagged": int(screened.n_genuine_flagged[0]),
             "n_genuine_dropped": int(simulator.genuine_dropped.sum()),
+            "n_genuine_clicks_lost": simulator.n_genuine_clicks_lost,
         }
     else:
         outcome = simulator.exposure(profiles)
@@ -192,18 +203,25 @@ def platform_text(data: Mapping[str, object]) -> str:
         data: Of a report, with `env_id` and `victim`.
     """
     env_id, victim = data["env_id"], data["victim"]
-    is_named = str(env_id).endswith(f"RecPoison-{victim}-v0")
+    is_named = f"RecPoison-{victim}-" in str(env_id)  # a version follows, or a detector's name
     return f"{env_id}" if is_named else f"{env_id}, trained as {victim}"
 
 
 def defense_lines(data: Mapping[str, object]) -> list[str]:
-    """Return what a terminal shows of a defence that screens accounts: one line, or none without it."""
+    """Return what a terminal shows of a defence that screens accounts or votes: one line, or none."""
+    certificate = data.get("certificate")
+    if isinstance(certificate, dict):
+        return [
+            f"certificate  {certificate['n_models']} models vote: as many fake users reach a RecNum of "
+            f"{certificate['rec_num_bound']:,} at most, and leave {certificate['overlap']:.0%} of the lists"
+        ]
     defense = data.get("defense")
     if not isinstance(defense, dict):
         return []
     return [
         f"defense      {', '.join(defense['detectors'])}: caught {defense['n_dropped']} fake users, "
-        f"flagged {defense['n_genuine_flagged']} genuine ones"
+        f"flagged {defense['n_genuine_flagged']} genuine ones; clicks of genuine users not learnt from: "
+        f"{defense['n_genuine_clicks_lost']}"
     ]
 
 

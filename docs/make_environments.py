@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from envs_registry import ENV_IDS, VICTIM_NAMES
+from envs_registry import ENVIRONMENTS
 from recattack_gym.envs import (
     ArmsRace,
     BlackBox,
@@ -21,7 +21,7 @@ from recattack_gym.envs.wrappers import flatten_observation, group_items
 from recattack_gym.victims import VICTIMS
 
 PAGE = Path(__file__).with_name("environments.md")
-ENVIRONMENTS = (PoisonEnv, PoisonVectorEnv)
+CLASSES = (PoisonEnv, PoisonVectorEnv)
 WRAPPERS = (
     GroupedActions,
     GroupedVectorActions,
@@ -50,16 +50,26 @@ envs = gymnasium.make_vec("recattack_gym:RecPoison-ItemPop-v0", num_envs=8, auto
 Gymnasium 1.x has no plug-in entry points, so `import gymnasium` alone cannot know these ids.
 """
 
+DEFENDED = """Some defended platforms have ids of their own. They are presets: `defense=` puts any defence in
+front of any victim ([defenses.md](defenses.md), [detectors.md](detectors.md))."""
+
 
 def page() -> str:
     """Return the text of the page."""
     ids = ["| id | victim |", "|---|---|"]
     ids += [
-        f"| `{env_id}` | {_first_line(VICTIMS[name])} |"
-        for env_id, name in zip(ENV_IDS, VICTIM_NAMES, strict=True)
+        f"| `{env_id}` | {_first_line(VICTIMS[given['victim']])} |"
+        for env_id, given in ENVIRONMENTS.items()
+        if "defense" not in given
+    ]
+    ids += ["", DEFENDED, "", "| id | `victim` | `defense` |", "|---|---|---|"]
+    ids += [
+        f"| `{env_id}` | `{given['victim']}` | `{given['defense']}` |"
+        for env_id, given in ENVIRONMENTS.items()
+        if "defense" in given
     ]
     parts = [INTRODUCTION, "\n".join(ids) + "\n"]
-    parts += [_section(item) for item in (*ENVIRONMENTS, *WRAPPERS, *FUNCTIONS)]
+    parts += [_section(item) for item in (*CLASSES, *WRAPPERS, *FUNCTIONS)]
     return "\n".join(parts)
 
 

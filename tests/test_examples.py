@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from recattack_gym.core import ArgumentError, Interactions
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -242,3 +245,45 @@ def test_adversarial_training_halves_what_a_push_at_embeddings_costs(
     shown = capsys.readouterr().out
     assert f"{results['BPR']['none'].ndcg:.4f} (clean) |" in shown
     assert f"{plain.ndcg:.4f} ({-plain.drop:+.1%}) |" in shown
+
+
+def test_trimmed_learning_is_measured_on_a_rated_log(capsys: pytest.CaptureFixture[str]) -> None:
+    example = load_example("trimmed_learning")
+    rng = np.random.default_rng(0)
+    users, items = np.nonzero(rng.random((80, 60)) < 0.25)
+    tastes = rng.standard_normal((80, 2)) @ rng.standard_normal((2, 60))
+    ratings = np.clip(np.round(3.0 + tastes), 1, 5)[users, items]
+    log = Interactions(users, items, 80, 60, ratings=ratings)
+    found = example.main(log=log, attacks=("average",), sizes=(0.1,), n_targets=2, seeds=(0,))
+    assert list(found) == ["ALS", "LTS-MF, ratings", "LTS-MF, users"]
+    for victim, by_case in found.items():
+        assert list(by_case) == ["none", "average, 10%"]
+        clean, attacked = by_case.values()
+        assert clean.shift == 0.0
+        assert math.isnan(clean.targets_trimmed)
+        assert 0.0 < clean.rmse < 2.0
+        is_trimming = victim != "ALS"
+        assert (clean.genuine_trimmed > 0.05) is is_trimming
+        assert (attacked.fillers_trimmed + attacked.targets_trimmed > 0.0) is is_trimming
+    shift = {victim: by_case["average, 10%"].shift for victim, by_case in found.items()}
+    assert shift["ALS"] > 0.0 > shift["LTS-MF, ratings"]
+    assert "targets out" in capsys.readouterr().out
+    with pytest.raises(ArgumentError, match="log must have ratings"):
+        example.main(log=Interactions(users, items, 80, 60))
+
+
+def test_votes_certify_lists_for_a_price(capsys: pytest.CaptureFixture[str]) -> None:
+    example = load_example("certified_bagging")
+    found = example.main(
+        dataset="synthetic", victims=("ItemPop",), n_models=(5, 40), n_fakes=(1, 4)
+    )
+    none, few, many = found["ItemPop"].values()
+    assert none["overlap"] == [0.0, 0.0]
+    assert none["bound"] == [1.0, 1.0]
+    assert many["overlap"][0] > many["overlap"][1] > few["overlap"][1] == 0.0
+    for bagged in (few, many):
+        for reached, bound in zip(bagged["reached"], bagged["bound"], strict=True):
+            assert bagged["clean_share"] <= reached <= bound <= 1.0
+        assert 0.0 < bagged["clean_hr_at_k"] < 1.0
+    assert many["bound"][0] < 1.0
+    assert "certified share" in capsys.readouterr().out

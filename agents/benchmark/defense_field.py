@@ -209,7 +209,7 @@ def trained_part(plan: FakeProfiles) -> FakeProfiles:
 
 
 def train_under_attack(trial: Trial, plan: FakeProfiles | None) -> dict[str, object]:
-    """Train the victim of a trial from scratch, without the accounts that are flagged, and measure it.
+    """Train the victim of a trial from scratch, without the accounts that are kept out, and measure it.
 
     Args:
         trial: Which victim and defence.
@@ -222,16 +222,18 @@ def train_under_attack(trial: Trial, plan: FakeProfiles | None) -> dict[str, obj
     own, start = lab(trial.attack.dataset), time.process_time()
     genuine = own.train.n_users
     log = own.train if plan is None else own.train.with_fake_users(trained_part(plan).item_ids)
-    is_flagged = np.zeros(log.n_users, dtype=np.bool_)
+    is_flagged, is_dropped = np.zeros((2, log.n_users), dtype=np.bool_)
     for screening in trial.protection.screenings:
-        is_flagged |= screening.flags(log)
+        flagged, dropped = screening.flags_and_drops(log, trial.attack.seed)
+        is_flagged |= flagged
+        is_dropped |= dropped
     rng = np.random.default_rng(_seed(trial.attack.seed, 3))
-    victim = VICTIMS[trial.trained]().fit(log.select(~is_flagged[log.user_ids]), rng)
+    victim = VICTIMS[trial.trained]().fit(log.select(~is_dropped[log.user_ids]), rng)
     shown = recommend_unseen(victim, np.arange(genuine), own.train, max(K_TARGETS, K_QUALITY))
     return {
         **strength_and_quality(shown, own, own.task(trial.attack.seed).target_items),
         "n_fake": log.n_users - genuine,
-        "n_dropped": int(is_flagged[genuine:].sum()),
+        "n_dropped": int(is_dropped[genuine:].sum()),
         "n_genuine_flagged": int(is_flagged[:genuine].sum()),
         "cpu_seconds": round(time.process_time() - start, 1),
         "versions": versions(),

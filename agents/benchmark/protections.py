@@ -9,8 +9,12 @@ from recattack_gym.core.sources import imported_files, source_digest
 from recattack_gym.defenses import DETECTORS, Screening
 from recattack_gym.victims.robust import ROBUST
 
+OF_RATINGS = ("lts",)
+"""Robust training of victims that complete ratings, measured where it is asked for."""
 NONE = "none"
 """The label of no defence."""
+WEIGHTED = ":weight"
+"""What stands behind the name of a detector whose suspects are weighed down."""
 CLICK_DETECTORS = tuple(
     name
     for name, detector in DETECTORS.items()
@@ -25,8 +29,8 @@ def trainings() -> tuple[str, ...]:
 
 
 def default_labels() -> tuple[str, ...]:
-    """Return no defence, every click detector, every robust training."""
-    return (NONE, *CLICK_DETECTORS, *trainings())
+    """Return no defence, every click detector, every robust training of victims that rank clicks."""
+    return (NONE, *CLICK_DETECTORS, *(name for name in trainings() if name not in OF_RATINGS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,8 @@ class Protection:
     label: str
     """What reports call it."""
     detectors: tuple[str, ...] = ()
-    """Keys of `DETECTORS` that screen accounts; their flags add up."""
+    """Keys of `DETECTORS` that screen accounts; their flags add up. With `:weight` after it a detector flags
+    twice the share, and accounts have weights from 0 to 1, which costs as many genuine users."""
     training: str | None = None
     """Robust training, or `None` for the victim's own."""
     share: float = 0.01
@@ -49,7 +54,12 @@ class Protection:
     @property
     def screenings(self) -> tuple[Screening, ...]:
         """What flags accounts before training."""
-        return tuple(Screening(DETECTORS[name](), self.share) for name in self.detectors)
+        return tuple(
+            Screening(DETECTORS[plain](), 2.0 * self.share, "weight")
+            if is_weighted
+            else Screening(DETECTORS[plain](), self.share)
+            for plain, is_weighted in map(_split, self.detectors)
+        )
 
     def identity(self) -> dict[str, object] | None:
         """Return everything that decides who is flagged, as plain JSON values; `None` for nobody.
@@ -61,7 +71,9 @@ class Protection:
         return {
             "share": self.share,
             "screening_code": _code("recattack_gym.defenses.screening"),
-            "detectors": {name: detector_identity(name) for name in sorted(self.detectors)},
+            "detectors": {
+                name: detector_identity(_split(name)[0]) for name in sorted(self.detectors)
+            },
         }
 
 
@@ -69,7 +81,8 @@ def protections_of(labels: list[str], share: float) -> list[Protection]:
     """Return the defences that labels ask for, each once, no defence first.
 
     Args:
-        labels: `"none"`, names of `CLICK_DETECTORS` and of `trainings()`, or several of these joined by `+`.
+        labels: `"none"`, names of `CLICK_DETECTORS` (maybe with `:weight`) and of `trainings()`, or several
+            of these joined by `+`.
         share: Of all accounts, flagged by each detector.
 
     Raises:
@@ -84,10 +97,16 @@ def protections_of(labels: list[str], share: float) -> list[Protection]:
     return list(found.values())
 
 
+def _split(name: str) -> tuple[str, bool]:
+    """Return a detector's key and whether it weighs accounts down instead of dropping them."""
+    plain, colon, _ = name.partition(WEIGHTED)
+    return plain, bool(colon)
+
+
 def _protection(label: str, share: float) -> Protection:
     detectors, robust = [], None
     for name in label.split("+"):
-        if name in CLICK_DETECTORS and name not in detectors:
+        if name.removesuffix(WEIGHTED) in CLICK_DETECTORS and name not in detectors:
             detectors.append(name)
         elif name in trainings() and robust is None:
             robust = name

@@ -17,6 +17,7 @@ from recattack_gym.defenses.screening import Screening
 from recattack_gym.defenses.semi_sad import SemiSAD
 from recattack_gym.defenses.sequence import SequenceDetector
 from recattack_gym.defenses.svm import SVM, SVMTIA, ClickSVM
+from recattack_gym.defenses.votes import Bagging
 
 DETECTORS: Mapping[str, type[Detector]] = MappingProxyType(
     {
@@ -40,6 +41,7 @@ __all__ = [
     "FAP",
     "SVM",
     "SVMTIA",
+    "Bagging",
     "ClickSVM",
     "DegreeSAD",
     "Detector",

@@ -38,7 +38,8 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
     into the clean log, the victim is retrained, and the attacker is paid by how often its target items
     are then shown to genuine users (*RecNum*). Every episode starts from the same clean platform.
 
-    The ids are `RecPoison-<victim>-v0`; all are this class with another `victim`:
+    The ids are `RecPoison-<victim>-v0`; all are this class with another `victim`, and a few, such as
+    `RecPoison-PamaCF-PCAVarSelect-v0`, with a `defense`:
 
     ```python
     env = gymnasium.make("recattack_gym:RecPoison-ItemPop-v0", n_fake_users=5, profile_size=10)
@@ -142,9 +143,12 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
             `recattack_gym.envs.rewards`.
         defense: What the platform does against attacks: `None`; a name from
             `recattack_gym.defenses.DETECTORS` (the most suspicious 1 % of accounts are kept out of
-            training), such as `"pca-varselect"`; `"apr"` or `"pamacf"`, robust training of BPR and
-            LightGCN; `Screening(detector, share)` from `recattack_gym.defenses`; or several of these in
-            a tuple. See `recattack_gym.simulator.DefendedSimulator`.
+            training), such as `"pca-varselect"`, or `"pca-varselect:weight"` (2 %, with weights that fall
+            with suspicion); robust training, `"apr"` (of BPR, LightGCN and PMF), `"pamacf"` (of BPR and
+            LightGCN) or `"lts"` (of ALS);
+            `Screening(detector, share)` from `recattack_gym.defenses`; or several of these in a tuple; or,
+            alone, `"bagging"` or `Bagging(n_models)`. See `recattack_gym.simulator.DefendedSimulator` and
+            `BaggedSimulator`.
         victim_config: Settings of the victim by name, or its config object.
         platform_seed: See Reproducibility.
         device: Where torch-based victims run.

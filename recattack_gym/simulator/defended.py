@@ -14,16 +14,21 @@ from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.profiles import FakeProfiles, as_profile_batch
 from recattack_gym.core.random import draw_seed
 from recattack_gym.datasets import Dataset, Split
-from recattack_gym.defenses import DETECTORS, Screening
+from recattack_gym.defenses import DETECTORS, Bagging, Screening
+from recattack_gym.defenses.screening import ACTIONS
 from recattack_gym.metrics.ranking import hr_at_k, ndcg_at_k
+from recattack_gym.simulator.bagged import BaggedSimulator
 from recattack_gym.simulator.known_users import ListsOfKnownUsers, recommend_unseen
 from recattack_gym.simulator.platform import PlatformSimulator, SideEffects, victim_class
 from recattack_gym.victims.base import RETRAINS, ExposureEngine, Retrain, Victim
 from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.robust import TRAININGS, robust_victim
 
-Defense = str | Screening | Sequence[str | Screening] | None
+Defense = str | Bagging | Screening | Sequence[str | Bagging | Screening] | None
 """What `make_simulator` takes as `defense`."""
+
+BAGGING = "bagging"
+"""The defence that is a `Bagging()`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +48,14 @@ class Screened:
 
 
 class DefendedSimulator(PlatformSimulator):
-    """A platform that flags accounts before every training and trains without them.
+    """A platform that flags accounts before every training and trains without them, or without some of them.
 
-    The clean victim is trained without the genuine users who are flagged in the clean log: they keep
-    their place among the users who are shown lists and whose recommendations are measured, but the
-    platform does not learn from what they clicked (`genuine_dropped`). That is the price of the defence
-    without any attack, and part of `clean_exposure` and of the clean quality in `side_effects`.
+    Whom of the flagged it keeps out is up to `Screening.action`: all, or each with a probability that falls
+    with suspicion. The clean victim is trained without the genuine users who are kept out in the clean log:
+    they keep their place among the users who are shown lists and whose recommendations are measured, but the
+    platform does not learn from what they clicked (`genuine_dropped`, `n_genuine_clicks_lost`). That is the
+    price of the defence without any attack, and part of `clean_exposure` and of the clean quality in
+    `side_effects`.
 
     What they clicked is still known, so that candidate lists, and the lists that `side_effects` measures,
     do not show it again. Only with `n_candidates=None` RecNum counts flagged users as if they had no clicks
@@ -56,14 +63,14 @@ class DefendedSimulator(PlatformSimulator):
     targets there, and they may be shown a target that they own.
 
     For a poison set the detector sees the whole log with the fake accounts in it, and flags the same share
-    again. Flagged fake users are kept out of retraining. Which *genuine* users are out stays as it was
-    in the clean log, so that every attack starts from one clean victim; how many are flagged in the
+    again. Fake users are kept out of retraining by the same rule. Which *genuine* users are out stays as it
+    was in the clean log, so that every attack starts from one clean victim; how many are flagged in the
     poisoned log is reported. So an attack cannot have genuine users thrown out: framing is not simulated.
 
     Args:
         dataset: See `PlatformSimulator`.
         victim: See `PlatformSimulator`.
-        screening: Which accounts are flagged; or several, whose flags add up.
+        screening: Which accounts are flagged, and what then; or several, each of which keeps its own out.
         targets: See `PlatformSimulator`.
         **platform: The other arguments of `PlatformSimulator`.
 
@@ -87,7 +94,8 @@ class DefendedSimulator(PlatformSimulator):
         train = dataset if isinstance(dataset, Interactions) else cast(Dataset, found).split.train
         n_new = as_count("targets", targets) if isinstance(targets, int | np.integer) else 0
         self.unscreened_log = train.with_catalogue(train.n_items + n_new)
-        self.genuine_dropped = self.flags(self.unscreened_log)
+        self._lottery_seed = as_count("seed", platform.get("seed", 0), at_least=0)
+        self.genuine_dropped = self._screened(self.unscreened_log)[1]
         self.genuine_dropped.flags.writeable = False
         left = train.select(~self.genuine_dropped[train.user_ids])
         if len(left) == 0:
@@ -95,6 +103,7 @@ class DefendedSimulator(PlatformSimulator):
                 f"screening must leave somebody's clicks to learn from, flagged are "
                 f"{int(self.genuine_dropped.sum())} of {train.n_users} users"
             )
+        self.n_genuine_clicks_lost = len(train) - len(left)
         self._split = None if found is None else replace(found.split, train=left)
         super().__init__(left if found is None else found, victim, targets=targets, **platform)  # type: ignore[arg-type]  # checked there
 
@@ -113,27 +122,33 @@ class DefendedSimulator(PlatformSimulator):
 
     def flags(self, log: Interactions) -> NDArray[np.bool_]:
         """Tell which accounts of a log any screening flags, shape `(n_users,)`."""
-        flagged = np.zeros(log.n_users, dtype=np.bool_)
+        return self._screened(log)[0]
+
+    def _screened(self, log: Interactions) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Tell which accounts are flagged and which are kept out, by any screening; `(n_users,)` each."""
+        flagged, dropped = np.zeros((2, log.n_users), dtype=np.bool_)
         for screening in self.screening:
-            flagged |= screening.flags(log)
-        return flagged
+            its_flagged, its_dropped = screening.flags_and_drops(log, self._lottery_seed)
+            flagged |= its_flagged
+            dropped |= its_dropped
+        return flagged, dropped
 
     def screen(self, profiles: FakeProfiles | ArrayLike) -> Screened:
-        """Inject poison sets into the clean log, each alone, and flag accounts.
+        """Inject poison sets into the clean log, each alone, flag accounts and keep some of them out.
 
         Args:
             profiles: Item ids, shape `(M, N, T)`, or `(N, T)` for one set.
         """
         n_users = self.n_users
-        flagged = np.stack(
+        found = np.stack(
             [
-                self.flags(self.unscreened_log.with_fake_users(profile))
+                self._screened(self.unscreened_log.with_fake_users(profile))
                 for profile in as_profile_batch(profiles, self.n_items)
             ]
         )
         return Screened(
-            is_dropped=flagged[:, n_users:],
-            n_genuine_flagged=flagged[:, :n_users].sum(axis=1),
+            is_dropped=found[:, 1, n_users:],
+            n_genuine_flagged=found[:, 0, :n_users].sum(axis=1),
         )
 
     def exposure(
@@ -242,39 +257,68 @@ def _as_screenings(screening: object) -> tuple[Screening, ...]:
     return tuple(several)
 
 
+def named_screening(name: str) -> Screening:
+    """Return what a name stands for as `defense`.
+
+    Args:
+        name: A key of `DETECTORS`, for keeping the most suspicious 1 % of accounts out; with `:weight` after
+            it for weights from 0 to 1 over the most suspicious 2 %, which costs as many genuine users.
+
+    Raises:
+        UnknownNameError: If there is no such detector, or no such action.
+        ArgumentError: If the detector learns from examples.
+    """
+    detector, colon, action = name.partition(":")
+    if detector not in DETECTORS:
+        raise UnknownNameError("defense", detector, (*DETECTORS, *TRAININGS, BAGGING))
+    if colon and action not in ACTIONS:
+        raise UnknownNameError(f"action of defense {detector!r}", action, ACTIONS)
+    kind = DETECTORS[detector]
+    if kind.is_supervised:
+        raise ArgumentError(
+            f"defense {detector!r} learns from fake users that are known: give "
+            f"Screening(detector) with a fitted {kind.__name__}"
+        )
+    if action == "weight":
+        return Screening(kind(), 0.02, "weight")
+    return Screening(kind())
+
+
 def make_simulator(arguments: Mapping[str, object]) -> PlatformSimulator:
     """Return a platform, a defended one if `defense` says so.
 
     Args:
         arguments: Keyword arguments of `PlatformSimulator`, and `defense`: `None`; a name from
-            `DETECTORS`; robust training by name (`victims.robust`), where there is some for the victim;
-            a `Screening`, for another share or a fitted detector; or a sequence of such.
+            `DETECTORS`, alone or with `:drop` or `:weight` after it (`named_screening`); robust training by
+            name (`victims.robust`), where there is some for the victim; a `Screening`, for another share or a
+            fitted detector; or a sequence of such. Or, alone, `"bagging"`, or a `Bagging` for another number
+            of models.
 
     Raises:
-        ArgumentError: If an argument is wrong.
+        ArgumentError: If an argument is wrong, or there is something beside bagging.
         UnknownNameError: If no defence has that name.
     """
     rest = {name: value for name, value in arguments.items() if name != "defense"}
     defense = arguments.get("defense")
     if defense is None:
         return PlatformSimulator(**rest)  # type: ignore[arg-type]  # checked by the constructor
-    screenings: list[Screening] = []
     several = defense if isinstance(defense, list | tuple) else (defense,)
+    if BAGGING in several or any(isinstance(one, Bagging) for one in several):
+        if len(several) > 1:
+            raise ArgumentError(
+                "defense must have nothing beside bagging, whose guarantee is that an account reaches one "
+                f"model only, got {defense!r}"
+            )
+        bagging = several[0] if isinstance(several[0], Bagging) else Bagging()
+        return BaggedSimulator(bagging=bagging, **rest)  # type: ignore[arg-type]  # checked there
+    screenings: list[Screening] = []
     for one in several:
         if isinstance(one, str) and one in TRAININGS:
             rest["victim"] = robust_victim(
                 one, victim_class(cast(str, rest.get("victim", "BPR"))).name
             )
         elif isinstance(one, str):
-            if one not in DETECTORS:
-                raise UnknownNameError("defense", one, (*DETECTORS, *TRAININGS))
-            kind = DETECTORS[one]
-            if kind.is_supervised:
-                raise ArgumentError(
-                    f"defense {one!r} learns from fake users that are known: give "
-                    f"Screening(detector) with a fitted {kind.__name__}"
-                )
-            screenings.append(Screening(kind()))
+            screenings.append(named_screening(one))
         elif isinstance(one, Screening):
             screenings.append(one)
         else:

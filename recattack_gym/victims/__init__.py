@@ -23,6 +23,7 @@ from recattack_gym.victims.itemknn import ItemKNN
 from recattack_gym.victims.itempop import ItemPop
 from recattack_gym.victims.lightgcn import LightGCN
 from recattack_gym.victims.lightgcn_apr import LightGCNAPR, LightGCNPamaCF
+from recattack_gym.victims.lts_mf import LTSMF
 from recattack_gym.victims.mf_bce import MFBCE
 from recattack_gym.victims.multivae import MultiVAE
 from recattack_gym.victims.neumf import NeuMF
@@ -30,6 +31,7 @@ from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.nuclear_norm import NuclearNorm
 from recattack_gym.victims.pamacf import PamaCF
 from recattack_gym.victims.pmf import PMF
+from recattack_gym.victims.pmf_apr import PMFAPR
 from recattack_gym.victims.ranking import CandidateLists
 
 VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
@@ -53,6 +55,8 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "PamaCF": PamaCF,
         "LightGCN-APR": LightGCNAPR,
         "LightGCN-PamaCF": LightGCNPamaCF,
+        "LTS-MF": LTSMF,
+        "PMF-APR": PMFAPR,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -61,9 +65,11 @@ __all__ = [
     "ALS",
     "APR",
     "BPR",
+    "LTSMF",
     "MFBCE",
     "NGCF",
     "PMF",
+    "PMFAPR",
     "VICTIMS",
     "AutoRec",
     "CandidateLists",

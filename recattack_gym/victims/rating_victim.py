@@ -101,12 +101,15 @@ class RatingVictim(Victim):
         # A generator of its own for the items, so that nothing depends on the users that follow
         items = self.start(log.n_items, np.random.default_rng(draw_seed(rng)))
         point = self.solve(matrix_of(log, self._negatives(0)), items)
+        self._check_converged(point)
+        self._take(point.users, point.items)
+
+    def _check_converged(self, point: Linearised) -> None:
         if point.kkt_residual > self.config.tolerance:
             logger.warning(
                 "%s stopped after max_steps = %d with a KKT residual of %.2g, above tolerance = %g",
                 self.name, self.config.max_steps, point.kkt_residual, self.config.tolerance,
             )  # fmt: skip
-        self._take(point.users, point.items)
 
     def _negatives(self, first_event: int) -> Negatives | None:
         """Return what to add to events that start with number `first_event`, if they are clicks."""
@@ -119,10 +122,7 @@ class RatingVictim(Victim):
     def _finetune(self, log: Interactions, profile: NDArray[np.int64], seed: int) -> None:
         del seed  # solves are not random
         clean = matrix_of(log, self._negatives(0))
-        owners = np.repeat(np.arange(len(profile)), profile.shape[1])
-        clicks = Interactions(owners, profile.ravel(), len(profile), log.n_items)
-        added = self._negatives(len(log)) if log.ratings is None else None
-        fakes = RatingMatrix.from_log(clicks, added)
+        fakes = self._fake_ratings(log, profile)
         clicked = np.unique(profile)
         raters = _raters_of(clean, fakes, clicked)
         n_fake_users, k = len(profile), self._items.shape[1]
@@ -141,6 +141,14 @@ class RatingVictim(Victim):
             )  # fmt: skip
             items[clicked] = moved
         self._take(users, items)
+
+    def _fake_ratings(self, log: Interactions, profile: NDArray[np.int64]) -> RatingMatrix:
+        """Return what fake users, shape `(N, T)`, add to the ratings of the clean log; users from 0."""
+        owners = np.repeat(np.arange(len(profile)), profile.shape[1])
+        clicks = Interactions(owners, profile.ravel(), len(profile), log.n_items)
+        return RatingMatrix.from_log(
+            clicks, self._negatives(len(log)) if log.ratings is None else None
+        )
 
     def _score(
         self, user_ids: NDArray[np.int64], item_ids: NDArray[np.int64]

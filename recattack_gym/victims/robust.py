@@ -1,4 +1,4 @@
-"""Which victim is the adversarially trained form of which: what `defense="apr"` means on a platform."""
+"""Which victim is the robustly trained form of which: what `defense="apr"` means on a platform."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,8 +9,10 @@ ROBUST: Mapping[tuple[str, str], str] = MappingProxyType(
     {
         ("apr", "BPR"): "APR",
         ("apr", "LightGCN"): "LightGCN-APR",
+        ("apr", "PMF"): "PMF-APR",
         ("pamacf", "BPR"): "PamaCF",
         ("pamacf", "LightGCN"): "LightGCN-PamaCF",
+        ("lts", "ALS"): "LTS-MF",
     }
 )
 """Training by name and plain victim -> robust victim, a key of `VICTIMS`."""

@@ -61,6 +61,9 @@ def test_envs_lists_every_id(run: Runner) -> None:
     assert code == 0
     assert [row["id"] for row in data["environments"]] == list(ENV_IDS)
     assert "recattack_gym:RecPoison-NGCF-v0" in err
+    defended = {row["id"]: (row["victim"], row["defense"]) for row in data["environments"]}
+    assert defended["RecPoison-NGCF-v0"] == ("NGCF", None)
+    assert defended["RecPoison-PamaCF-PCAVarSelect-v0"] == ("PamaCF", "pca-varselect")
 
 
 def test_data_list_shows_sizes_and_where_the_files_are(run: Runner) -> None:
@@ -167,7 +170,34 @@ def test_attack_says_what_a_defense_caught_and_what_it_cost(run: Runner) -> None
     assert defense["detectors"] == ["popularity", "pca-varselect"]
     assert 0 < defense["n_dropped"] <= 4
     assert 0 < defense["n_genuine_dropped"] <= 20  # 1 % of 1,000 users by each of two detectors
+    assert 0 < defense["n_genuine_clicks_lost"] < 1000
     assert "caught" in run.text(*attack, "--defense", "popularity")[1]
+    code, data, _ = run(*attack, "--defense", "popularity:weight")
+    assert code == 0
+    weighted = data["defense"]
+    assert weighted["detectors"] == ["popularity:weight"]
+    # Of 1,000 users twenty are flagged; one more if a fake user takes part in the ranking
+    assert 0 < weighted["n_genuine_dropped"] < 20
+    assert weighted["n_genuine_flagged"] + weighted["n_dropped"] <= 21
+
+
+def test_attack_says_what_votes_guarantee(run: Runner) -> None:
+    attack = ("attack", "ItemPop", "--attacker", "popular", "--defense", "bagging", *SMALL)
+    code, data, _ = run(*attack)
+    assert code == 0
+    certificate = data["certificate"]
+    assert certificate["n_models"] == 50
+    assert 0.0 < certificate["overlap"] < 1.0
+    assert data["rec_num"] <= certificate["rec_num_bound"] <= data["max_rec_num"]
+    assert "50 models vote" in run.text(*attack)[1]
+
+
+def test_a_defended_platform_has_a_short_name(run: Runner) -> None:
+    attack = ("attack", "BPR-Popularity", "--attacker", "random", "--no-side-effects", *SMALL)
+    config = ("--victim-config", "embedding_size=8", "epochs=1")
+    out = run.text(*attack, *config)[1]
+    assert "RecPoison-BPR-Popularity-v0, seed 0" in out
+    assert "popularity: caught" in out
 
 
 def test_attack_names_the_victim_that_is_trained(run: Runner) -> None:

@@ -16,15 +16,18 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from envs_registry import ENV_IDS, VICTIM_NAMES, register_envs
+from envs_registry import DEFENDED, ENV_IDS, ENVIRONMENTS, VICTIM_NAMES, register_envs
 from recattack_gym.envs import PoisonEnv, PoisonVectorEnv
+from recattack_gym.simulator import DefendedSimulator
 from recattack_gym.victims import VICTIMS
 
 Small = Callable[..., dict[str, Any]]
 Transition = tuple[Any, ...]
 
 every_id = pytest.mark.parametrize(
-    ("env_id", "victim"), list(zip(ENV_IDS, VICTIM_NAMES, strict=True)), ids=VICTIM_NAMES
+    ("env_id", "victim"),
+    [(env_id, given["victim"]) for env_id, given in ENVIRONMENTS.items()],
+    ids=(*VICTIM_NAMES, *DEFENDED),
 )
 
 
@@ -59,6 +62,28 @@ def test_the_table_of_ids_names_every_victim_and_nothing_else() -> None:
     assert set(VICTIM_NAMES) == set(VICTIMS)
     assert len(set(VICTIM_NAMES)) == len(VICTIM_NAMES)
     assert tuple(VICTIMS[name].name for name in VICTIM_NAMES) == VICTIM_NAMES
+
+
+def test_a_defended_id_is_named_after_its_victim_and_makes_that_defence(small: Small) -> None:
+    assert len(ENV_IDS) == len(VICTIM_NAMES) + len(DEFENDED)
+    detectors = {"PCAVarSelect": "pca-varselect", "Popularity": "popularity"}
+    for name, given in DEFENDED.items():
+        victim, _, detector = name.rpartition("-")
+        assert given == {"victim": victim, "defense": detectors[detector]}
+        simulator = make(f"RecPoison-{name}-v0", small(victim)).simulator
+        assert isinstance(simulator, DefendedSimulator)
+        assert [each.detector.name for each in simulator.screening] == [given["defense"]]
+        assert simulator.victim.name == victim
+        bare = make(f"RecPoison-{name}-v0", small(victim, defense=None)).simulator
+        assert not isinstance(bare, DefendedSimulator)
+
+
+def test_a_detector_behind_robust_training_is_both_defences_together(small: Small) -> None:
+    """`RecPoison-PamaCF-PCAVarSelect-v0` is BPR with `defense=("pamacf", "pca-varselect")`."""
+    preset = make("RecPoison-PamaCF-PCAVarSelect-v0", small("PamaCF"))
+    both = make("RecPoison-BPR-v0", small("BPR", defense=("pamacf", "pca-varselect")))
+    for here, there in zip(rollout(preset, 3), rollout(both, 3), strict=True):
+        assert data_equivalence(here, there, exact=True)
 
 
 def test_the_page_about_environments_is_what_the_docstrings_say() -> None:
@@ -138,6 +163,7 @@ def test_rewards_are_within_bounds_and_come_last(env_id: str, victim: str, small
 @every_id
 def test_info_has_the_same_keys_and_types_always(env_id: str, victim: str, small: Small) -> None:
     env = gym.make(env_id, **small(victim))
+    screened = {"cost": int, "n_genuine_flagged": int}
     for transition in rollout(env, 0):
         info = transition[-1]
         assert {name: type(value) for name, value in info.items()} == {
@@ -146,6 +172,7 @@ def test_info_has_the_same_keys_and_types_always(env_id: str, victim: str, small
             "clean_rec_num": int,
             "target_exposure": np.ndarray,
             "n_queries": int,
+            **(screened if "defense" in ENVIRONMENTS[env_id] else {}),
         }
         assert info["target_exposure"].dtype == np.int64
         assert info["target_exposure"].shape == (2,)

@@ -15,7 +15,7 @@ N_NEW = 3
 """New items at the end of the small log's catalogue."""
 
 QUICK: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {"ALS": {"reg": 0.5}, "NuclearNorm": {"reg": 8.0}}
+    {"ALS": {"reg": 0.5}, "LTS-MF": {"reg": 0.5}, "NuclearNorm": {"reg": 8.0}}
 )
 """Settings that keep a victim's mechanics quick, by victim name, over the default below."""
 
@@ -33,11 +33,13 @@ QUICK_GRADIENT: Mapping[str, object] = MappingProxyType(
 LEARNING: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "ALS": {"embedding_size": 2, "reg": 8.0},
+        "LTS-MF": {"embedding_size": 2, "reg": 8.0},
         "MF-BCE": {"epochs": 300, "reg": 0.05},
         "NGCF": {"learning_rate": 0.005},
         "NeuMF": {"epochs": 20},
         "NuclearNorm": {"reg": 8.0},
         "PMF": {"epochs": 300, "reg": 0.1},
+        "PMF-APR": {"epochs": 300, "reg": 0.1},
     }
 )
 """Settings with which a victim learns the checkerboard, by victim name, over the default below."""

@@ -12,11 +12,12 @@ def test_a_robust_victim_is_its_plain_one_without_an_adversary(training: str, pl
     robust = VICTIMS[robust_victim(training, plain)]
     assert issubclass(robust, VICTIMS[plain])
     assert training in robust.name.lower()
-    assert TRAININGS == ("apr", "pamacf")
+    assert TRAININGS == ("apr", "pamacf", "lts")
 
 
 def test_what_there_is_not_is_refused_by_name() -> None:
     with pytest.raises(UnknownNameError, match="robust training 'vat'"):
         robust_victim("vat", "BPR")
-    with pytest.raises(UnknownNameError, match="victim with apr training 'ItemPop'"):
+    with pytest.raises(UnknownNameError, match="victim with apr training 'ItemPop'") as caught:
         robust_victim("apr", "ItemPop")
+    assert str(caught.value).endswith("Known: BPR, LightGCN, PMF.")

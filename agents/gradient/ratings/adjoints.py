@@ -19,9 +19,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from recattack_gym.core.errors import ArgumentError
 from recattack_gym.simulator.ratings import RatingGoal, RatingPlatform
 from recattack_gym.victims.least_squares import Linearised
 from recattack_gym.victims.least_squares_kernel import solve_all_factored, take_products
+from recattack_gym.victims.lts_mf import LTSMF
 from recattack_gym.victims.nuclear import singular
 
 Gradient = Literal["exact", "paper"]
@@ -255,6 +257,9 @@ class RatingGradient:
         tolerance: Of the exact one's linear system.
         max_iterations: The most products with the Hessian per call; fewer than `tolerance` needs leave an
             approximation, which gets better from call to call.
+
+    Raises:
+        ArgumentError: If the victim leaves ratings out of training.
     """
 
     def __init__(
@@ -266,6 +271,11 @@ class RatingGradient:
         tolerance: float = 1e-3,
         max_iterations: int = 500,
     ) -> None:
+        if isinstance(platform.victim, LTSMF):
+            raise ArgumentError(
+                "platform must have a victim that learns from every rating, such as ALS, to have a gradient "
+                f"in each, got {platform.victim.name}: plan against ALS and judge the profiles there"
+            )
         self._platform, self._goal, self._gradient = platform, goal, gradient
         self._tolerance, self._max_iterations = tolerance, max_iterations
         self._last: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None

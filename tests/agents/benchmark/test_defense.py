@@ -205,6 +205,14 @@ def test_robust_training_is_found_where_there_is_a_form_of_the_victim(
     assert field["apr", "none"]["recall"] != field["none", "none"]["recall"]
 
 
+def test_by_default_defences_are_of_victims_that_rank_clicks() -> None:
+    labels = protections.default_labels()
+    assert {"none", "popularity", "apr", "pamacf"} <= set(labels)
+    assert "lts" not in labels
+    (lts,) = protections_of(["lts"], 0.01)[1:]
+    assert (lts.victim("ALS"), lts.victim("BPR")) == ("LTS-MF", None)
+
+
 def test_defences_go_by_names_that_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protections, "ROBUST", FORMS)
     found = protections_of(["popularity+apr", "none", "popularity+apr", "apr"], 0.02)
@@ -214,7 +222,20 @@ def test_defences_go_by_names_that_are_known(monkeypatch: pytest.MonkeyPatch) ->
     assert [screening.share for screening in found[1].screenings] == [0.02]
     assert found[0].identity() is found[2].identity() is None
     assert found[1].identity() != protections_of(["popularity"], 0.03)[1].identity()
-    for label in ("popularty", "svm-clicks", "popularity+popularity", "apr+apr", ""):
+    (weighted,) = protections_of(["popularity:weight"], 0.02)[1:]
+    (screening,) = weighted.screenings
+    assert (screening.share, screening.action, screening.weights) == (0.04, "weight", (0.0, 1.0))
+    assert weighted.identity() != protections_of(["popularity"], 0.02)[1].identity()
+    wrong = (
+        "popularty",
+        "svm-clicks",
+        "popularity+popularity",
+        "apr+apr",
+        "",
+        "apr:weight",
+        "none:weight",
+    )
+    for label in wrong:
         with pytest.raises(UnknownNameError, match="unknown defense"):
             protections_of([label], 0.01)
     with pytest.raises(ArgumentError, match="--share must be"):
@@ -332,23 +353,30 @@ def test_metrics_of_the_field_are_those_counted_user_by_user() -> None:
     assert np.isnan(target_gain_at_k(shown, targets, np.ones_like(owns)))
 
 
-def test_flagged_accounts_are_not_trained_on_but_are_shown_lists() -> None:
+@pytest.mark.parametrize("label", ["popularity", "popularity:weight"])
+def test_flagged_accounts_are_not_trained_on_but_are_shown_lists(label: str) -> None:
     attack = Attack(dataset="synthetic", seed=0, name="random-sets")
     plan = make_plan(attack)
     own = lab("synthetic")
     assert plan.item_ids.shape == (own.n_fake_users, own.profile_size)
     clicks = trained_part(plan).item_ids
     np.testing.assert_array_equal(clicks, plan.item_ids[:, : int(0.8 * own.profile_size)])
-    protection = Protection(label="popularity", detectors=("popularity",), share=0.05)
+    protection = Protection(label=label, detectors=(label,), share=0.05)
     trial = Trial(attack=attack, victim="ItemPop", protection=protection)
     result = train_under_attack(trial, plan)
     log = own.train.with_fake_users(clicks)
-    flagged = Screening(DETECTORS["popularity"](), 0.05).flags(log)
+    if label == "popularity":
+        screening = Screening(DETECTORS["popularity"](), 0.05)
+        flagged = dropped = screening.flags(log)
+    else:
+        screening = Screening(DETECTORS["popularity"](), 0.1, "weight")
+        flagged, dropped = screening.flags(log), screening.drops(log, 0)
+        assert 0 < dropped.sum() < flagged.sum()
     n_users = own.train.n_users
-    assert result["n_dropped"] == flagged[n_users:].sum() > 0
+    assert result["n_dropped"] == dropped[n_users:].sum() > 0
     assert result["n_genuine_flagged"] == flagged[:n_users].sum() > 0
     victim = VICTIMS["ItemPop"]().fit(
-        log.select(~flagged[log.user_ids]), np.random.default_rng(0)
+        log.select(~dropped[log.user_ids]), np.random.default_rng(0)
     )  # ItemPop draws nothing
     shown = recommend_unseen(victim, np.arange(n_users), own.train, 50)
     best = np.argsort(
