@@ -18,6 +18,7 @@ from agents.benchmark.effects_tables import (
     clean_table,
     columns,
     effects_section,
+    found_text,
     missing_text,
     spread,
 )
@@ -416,3 +417,18 @@ def test_a_report_says_what_was_not_measured() -> None:
     assert "Not measured" not in effects_section(ROWS)[0]
     (nothing,) = effects_section(missing)
     assert nothing.endswith("Not measured (`--effects` does it).")
+
+
+def test_how_many_attacks_are_found_is_counted_by_their_best_detector() -> None:
+    recalls = {"none": (0, 0, 0), "few": (0, 0.1, 0.05), "most": (0.15, 0, 0), "all": (0.2, 1, 0)}
+    rows = []
+    for values in recalls.values():
+        effects_ = dict(ROWS[0].effects or {})
+        effects_["detectors"] = {
+            name: {"auc": 0.5, "recall": value}
+            for name, value in zip(REPORTED, values, strict=True)
+        }
+        rows.append(replace(ROWS[0], effects=effects_))
+    text = found_text(rows)
+    assert "no fake user in 1 of 4 attacks, at most a tenth of them in 2, and all in 1." in text
+    assert text in effects_section(rows)
