@@ -112,9 +112,9 @@ def attack_fields(
     }
     meter = None
     if side_effects and simulator.dataset is not None:
-        from recattack_gym.simulator.effects import EffectsMeter
+        from recattack_gym.simulator.bagged_effects import effects_meter
 
-        meter = EffectsMeter(simulator)
+        meter = effects_meter(simulator)
     return {**fields, **measured_fields(simulator, profiles, meter)}
 
 

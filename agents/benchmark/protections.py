@@ -104,9 +104,11 @@ def _split(name: str) -> tuple[str, bool]:
 
 
 def _protection(label: str, share: float) -> Protection:
-    detectors, robust = [], None
+    detectors: list[str] = []
+    robust = None
     for name in label.split("+"):
-        if name.removesuffix(WEIGHTED) in CLICK_DETECTORS and name not in detectors:
+        plain = name.removesuffix(WEIGHTED)
+        if plain in CLICK_DETECTORS and plain not in {_split(known)[0] for known in detectors}:
             detectors.append(name)
         elif name in trainings() and robust is None:
             robust = name

@@ -23,6 +23,7 @@ from recattack_gym.simulator.arms_race import (
     screened_platform,
     with_screening,
 )
+from recattack_gym.simulator.bagged import BaggedSimulator
 
 _SEEDS = 41
 """Keeps the race's seed apart from the environment's own."""
@@ -39,6 +40,11 @@ class _Race:
         known: FakeProfiles | ArrayLike | None,
     ) -> None:
         self.every = as_count("every", every)
+        if isinstance(episodes.simulator, BaggedSimulator):
+            raise ArgumentError(
+                "env must not be defended by bagging, beside which nothing may screen accounts, got "
+                f"defense={episodes.platform.get('defense')!r}"
+            )
         self.config = config
         self._known = None if known is None else as_profile_batch(known, episodes.n_items)
         self._arguments = dict(episodes.platform)

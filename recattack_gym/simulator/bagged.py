@@ -1,6 +1,6 @@
 """The platform on which many models vote, each taught by a few of the accounts; with a guarantee."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -207,6 +207,25 @@ class BaggedSimulator(PlatformSimulator):
         poisoned = self.poisoned_models(checked, self._retrain_seed, self.retrain)
         return self._shown_after(poisoned, self._votes, self.shown, self.lists)
 
+    @cached_property
+    def _catalogue(self) -> tuple[CandidateLists, NDArray[np.int64], NDArray[np.int64]]:
+        """Lists of the whole catalogue, the clean models' votes `(K, U, k)` on them, and who is elected."""
+        lists = CandidateLists(self.lists.log, None, self.target_items.copy(), self.k)
+        votes = self._votes_on(lists)
+        return lists, votes, self._elected(votes, lists, np.arange(self.n_users))
+
+    def best_of_catalogue(self, profile: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Return the elected of the whole catalogue for every genuine user, shape `(U, k)`.
+
+        Args:
+            profile: What is injected, item ids of shape `(N, T)`; nothing if `None`.
+        """
+        lists, votes, shown = self._catalogue
+        if profile is None:
+            return shown
+        poisoned = self.poisoned_models(profile, self._retrain_seed, self.retrain)
+        return self._shown_after(poisoned, votes, shown, lists)
+
     def exposure(
         self,
         profiles: FakeProfiles | ArrayLike,
@@ -240,27 +259,29 @@ class BaggedSimulator(PlatformSimulator):
         """Measure how recommendation quality for genuine users changes; see `PlatformSimulator`."""
         split = self._held_out()
         users = np.flatnonzero(split.evaluable("test"))
-        held_out = split.test_items[users]
-        everything = CandidateLists(self.lists.log, None, self.target_items.copy(), self.k)
-        votes = self._votes_on(everything)
-        clean = self._elected(votes, everything, np.arange(self.n_users))
-        after = [
-            self._shown_after(
-                self.poisoned_models(profile, self._retrain_seed, self.retrain),
-                votes,
-                clean,
-                everything,
-            )
-            for profile in as_profile_batch(profiles, self.n_items)
-        ]
-        hr = np.array([hr_at_k(shown[users], held_out) for shown in (clean, *after)])
-        ndcg = np.array([ndcg_at_k(shown[users], held_out) for shown in (clean, *after)])
+        batch = as_profile_batch(profiles, self.n_items)
+        after = [self.best_of_catalogue(profile)[users] for profile in batch]
+        return self.quality(self.best_of_catalogue()[users], after, split.test_items[users])
+
+    def quality(
+        self,
+        clean: NDArray[np.int64],
+        after: Sequence[NDArray[np.int64]],
+        held_out: NDArray[np.int64],
+    ) -> SideEffects:
+        """Compare lists with and without attacks.
+
+        Args:
+            clean: Without, shape `(U, k)`.
+            after: After each of M attacks, same shape.
+            held_out: The item that each of these users is known to have wanted, shape `(U,)`.
+        """
         return SideEffects(
             k=self.k,
-            clean_hr_at_k=float(hr[0]),
-            clean_ndcg_at_k=float(ndcg[0]),
-            hr_at_k=hr[1:],
-            ndcg_at_k=ndcg[1:],
+            clean_hr_at_k=float(hr_at_k(clean, held_out)),
+            clean_ndcg_at_k=float(ndcg_at_k(clean, held_out)),
+            hr_at_k=np.array([hr_at_k(shown, held_out) for shown in after]),
+            ndcg_at_k=np.array([ndcg_at_k(shown, held_out) for shown in after]),
         )
 
     def certificate(self) -> Certificate:

@@ -270,7 +270,7 @@ def named_screening(name: str) -> Screening:
     """
     detector, colon, action = name.partition(":")
     if detector not in DETECTORS:
-        raise UnknownNameError("defense", detector, (*DETECTORS, *TRAININGS, BAGGING))
+        raise UnknownNameError("defense", name, (*DETECTORS, *TRAININGS, BAGGING))
     if colon and action not in ACTIONS:
         raise UnknownNameError(f"action of defense {detector!r}", action, ACTIONS)
     kind = DETECTORS[detector]

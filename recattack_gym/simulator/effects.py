@@ -43,7 +43,8 @@ class EffectsMeter:
     """Measures what attacks do to everyone else on one platform; the clean lists are made once.
 
     Args:
-        simulator: The platform, screened or not. What it is is not changed.
+        simulator: The platform, screened or not; `bagged_effects.effects_meter` takes bagged ones, too. What
+            it is is not changed.
 
     Raises:
         StateError: If the platform was made from a log, which has no held-out items.

@@ -32,8 +32,10 @@ class LTSMFConfig(ALSConfig):
     largest mean squared errors. Those users still get recommendations, from items that others taught."""
     trim_rounds: int = 20
     """Most alternations of fitting and choosing."""
-    finetune_sweeps: int = 5
-    """Block solves of fake users and of clicked items in fine-tuning, each but the first after a choice."""
+    finetune_rounds: int = 5
+    """Alternations of fitting and choosing in fine-tuning: in each `finetune_sweeps` block solves of fake
+    users and of clicked items. After a single solve the first choice would fall before clicks on a new item
+    are fitted, and leave out most of them: docs/defenses.md has what that costs."""
 
     def __post_init__(self) -> None:
         super(
@@ -44,6 +46,7 @@ class LTSMFConfig(ALSConfig):
             raise ArgumentError("trim_share must be below 1, got 1.0: nothing would be learnt from")
         as_choice("trim", self.trim, UNITS)
         as_count("trim_rounds", self.trim_rounds)
+        as_count("finetune_rounds", self.finetune_rounds)
 
 
 class Trimmed(NamedTuple):
@@ -68,7 +71,7 @@ class LTSMF(ALS):
 
     With `trim_share = 0` it is ALS of the same settings bit for bit, clean, fine-tuned and retrained in full.
 
-    Fine-tuning starts from the clean factors and the clean choice, learns from all fake ratings once, and
+    Fine-tuning starts from the clean factors and the clean choice, is ALS's on all fake ratings first, and
     then takes turns as training does, where only fake users and clicked items move (`RatingVictim`): the
     choice is made among all ratings.
 
@@ -148,19 +151,20 @@ class LTSMF(ALS):
         users = np.concatenate([self._users, np.zeros((len(fake_users), k))])
         items = self._items.copy()
         lower = np.empty((max(len(users), len(items)), k, k))
-        for sweep in range(config.finetune_sweeps):
-            if sweep > 0:
+        for round_number in range(config.finetune_rounds):
+            if round_number > 0:
                 is_kept = self._choose(matrix, users, items)
             kept = _only(matrix, is_kept)
             taught_by = matrix if config.trim == "users" else kept
-            solve_rows(
-                fake_users, taught_by.indptr, taught_by.item_ids, taught_by.ratings,
-                items, config.reg, lower, users,
-            )  # fmt: skip
-            solve_rows(
-                clicked, kept.item_indptr, kept.raters, kept.ratings_by_item,
-                users, config.reg, lower, items,
-            )  # fmt: skip
+            for _ in range(config.finetune_sweeps):
+                solve_rows(
+                    fake_users, taught_by.indptr, taught_by.item_ids, taught_by.ratings,
+                    items, config.reg, lower, users,
+                )  # fmt: skip
+                solve_rows(
+                    clicked, kept.item_indptr, kept.raters, kept.ratings_by_item,
+                    users, config.reg, lower, items,
+                )  # fmt: skip
         self._take(users, items)
         self._is_kept = is_kept
 

@@ -12,7 +12,15 @@ from recattack_gym.victims.base import Victim
 
 V = TypeVar("V", bound=Victim)
 
-READS_CLICKS = ("ItemPop", "CoVisitation", "ItemKNN", "AutoRec", "MultiVAE", "GRU4Rec")
+READS_CLICKS = (
+    "ItemPop",
+    "CoVisitation",
+    "CoVisitation-Counts",
+    "ItemKNN",
+    "AutoRec",
+    "MultiVAE",
+    "GRU4Rec",
+)
 """Victims that have no parameters of users: their state is of items, and users are what they clicked."""
 
 

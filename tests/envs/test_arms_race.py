@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
 from recattack_gym.core import ArgumentError, UnknownNameError
-from recattack_gym.defenses import Screening
+from recattack_gym.defenses import Bagging, Screening
 from recattack_gym.envs import (
     ArmsRace,
     BlackBox,
@@ -320,6 +320,9 @@ def test_misuse_is_refused(small: Small) -> None:
     ):
         with pytest.raises(ArgumentError, match=message):
             ArmsRace(env, **{**RACE, **wrong})
+    bagged = {"victim": "ItemPop", "defense": Bagging(2), **small("ItemPop")}
+    with pytest.raises(ArgumentError, match=r"bagging.* got defense=Bagging\(n_models=2\)"):
+        ArmsRace(PoisonEnv(**bagged))
     with pytest.raises(UnknownNameError, match="detector that can be retrained 'gru-attention'"):
         ArmsRace(env, detector="gru-attention")
     with pytest.raises(ArgumentError, match="env must be a PoisonVectorEnv"):

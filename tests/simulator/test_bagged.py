@@ -9,10 +9,13 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
-from recattack_gym.core import ArgumentError, Interactions, UnknownNameError
+from agents.reports import attack_fields
+from recattack_gym.core import ArgumentError, FakeProfiles, Interactions, UnknownNameError
 from recattack_gym.datasets import SyntheticConfig, from_interactions, generate
 from recattack_gym.defenses import Bagging
 from recattack_gym.simulator import BaggedSimulator, PlatformSimulator, make_simulator
+from recattack_gym.simulator.bagged_effects import effects_meter
+from recattack_gym.simulator.effects import EffectsMeter
 from recattack_gym.victims import VICTIMS
 from recattack_gym.victims.ranking import top_k
 from recattack_gym.victims.serving import READS_CLICKS, serving
@@ -158,6 +161,28 @@ def test_the_whole_catalogue_is_ranked_and_side_effects_are_of_what_is_elected()
         hits = (shown[users] == split.test_items[users, None]).any(axis=1)
         assert hr == pytest.approx(hits.mean())
     assert not simulator.lists.log.has(users[:, None], simulator.shown[users]).any()
+
+
+def test_effects_are_of_what_is_elected_and_not_of_the_victim_that_nobody_is_shown() -> None:
+    simulator = bagged("ItemKNN", targets=(0, 7))
+    sets = np.stack(attacks(simulator)[-3:])
+    effects, plain = effects_meter(simulator).measure(sets), simulator.side_effects(sets)
+    assert effects.quality.hr_at_k.tolist() == plain.hr_at_k.tolist()
+    assert effects.quality.ndcg_at_k.tolist() == plain.ndcg_at_k.tolist()
+    assert effects.quality.clean_ndcg_at_k == plain.clean_ndcg_at_k
+    users = np.flatnonzero(from_interactions(small_log()).split.evaluable("test"))
+    for places, profile in zip(effects.exposure, sets, strict=True):
+        shown = simulator.best_of_catalogue(profile)[users]
+        assert places[0] == np.isin(shown, simulator.target_items).sum()
+        assert places.sum() == effects.clean_exposure.sum() == 4 * len(users)
+    assert effects.exposure[0].tolist() != effects.clean_exposure.tolist()
+    nobody_s = EffectsMeter(simulator).measure(sets)
+    assert effects.clean_exposure.tolist() != nobody_s.clean_exposure.tolist()
+    plan = FakeProfiles(sets[0])
+    row = attack_fields(simulator, plan)
+    assert row["side_effects"]["clean_ndcg_at_k"] == pytest.approx(  # type: ignore[index]  # plain JSON
+        plain.clean_ndcg_at_k, abs=1e-6
+    )
 
 
 def test_it_goes_by_name_and_alone() -> None:

@@ -197,8 +197,9 @@ def test_names_with_an_action() -> None:
         assert screening.weights == (0.0, 1.0)
     with pytest.raises(UnknownNameError, match="unknown action of defense 'popularity' 'halve'"):
         make_simulator({**arguments, "defense": "popularity:halve"})
-    with pytest.raises(UnknownNameError, match="unknown defense 'apr'"):
-        make_simulator({**arguments, "defense": "apr:weight"})
+    for no_detector in ("apr:weight", "bagging:drop", ":weight"):
+        with pytest.raises(UnknownNameError, match=f"unknown defense '{no_detector}'"):
+            make_simulator({**arguments, "defense": no_detector})
 
 
 @pytest.mark.parametrize(

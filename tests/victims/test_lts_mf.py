@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from agents.gradient.ratings.adjoints import RatingGradient
-from recattack_gym.core import ArgumentError, Interactions
+from recattack_gym.core import ArgumentError, Interactions, UnknownNameError
 from recattack_gym.simulator import PlatformSimulator, make_simulator
 from recattack_gym.simulator.ratings import RatingGoal, RatingPlatform
 from recattack_gym.victims import ALS, LTSMF
@@ -18,7 +18,7 @@ from recattack_gym.victims.least_squares import RatingMatrix, matrix_of
 from recattack_gym.victims.trimming import least_trimmed, n_kept, smallest
 
 K = 2
-SETTINGS: dict[str, object] = {"embedding_size": K, "reg": 1.0, "finetune_sweeps": 4}
+SETTINGS: dict[str, object] = {"embedding_size": K, "reg": 1.0, "finetune_sweeps": 2}
 
 
 def rated_log(n_users: int = 40, n_items: int = 30, seed: int = 0) -> Interactions:
@@ -159,6 +159,8 @@ def test_the_solution_is_that_of_the_kept_ratings_alone() -> None:
 
 def test_the_penalised_sum_over_the_kept_never_rises(monkeypatch: pytest.MonkeyPatch) -> None:
     values: list[float] = []
+    starts: list[NDArray[np.float64]] = []
+    ends: list[NDArray[np.float64]] = []
     solve = ALS.solve
 
     def noted(
@@ -166,29 +168,31 @@ def test_the_penalised_sum_over_the_kept_never_rises(monkeypatch: pytest.MonkeyP
     ) -> object:
         point = solve(self, matrix, items, **more)
         values.append(point.value)
+        starts.append(items.copy())
+        ends.append(point.items.copy())
         return point
 
     monkeypatch.setattr(ALS, "solve", noted)
     LTSMF({**SETTINGS, "trim_share": 0.2}).fit(rated_log(), np.random.default_rng(1))
     assert len(values) > 3
     assert (np.diff(values) <= 1e-9).all()
+    assert all((begin == end).all() for begin, end in zip(starts[1:], ends[:-1], strict=True))
 
 
 @pytest.mark.parametrize("trim", ["ratings", "users"])
 @pytest.mark.parametrize("log", [rated_log(), clicked_log()], ids=["rated", "clicked"])
 def test_finetuning_takes_turns_as_dense_loops_do(log: Interactions, trim: str) -> None:
     """The slow twin: choose among all ratings, then ridge regressions of fake users and clicked items."""
-    victim = LTSMF({**SETTINGS, "trim_share": 0.15, "trim": trim}).fit(
-        log, np.random.default_rng(1)
-    )
+    settings = {**SETTINGS, "trim_share": 0.15, "trim": trim, "finetune_rounds": 3}
+    victim = LTSMF(settings).fit(log, np.random.default_rng(1))
     profile = np.random.default_rng(2).integers(0, log.n_items, (3, 6))
     poisoned = victim.poisoned(profile, 0, "finetune")
     matrix = matrix_of(poisoned.log, poisoned._negatives(0))
     users = np.concatenate([victim.users, np.zeros((3, K))])
     items, n = victim.items.copy(), len(matrix.ratings)
     kept = np.concatenate([victim.is_kept, np.ones(n - len(victim.is_kept), dtype=np.bool_)])
-    for sweep in range(4):
-        if sweep > 0:
+    for turn in range(3):
+        if turn > 0:
             squares = errors_by_loops(matrix, users, items) ** 2
             if trim == "ratings":
                 kept = np.isin(np.arange(n), np.argsort(squares, kind="stable")[: n_kept(n, 0.15)])
@@ -196,14 +200,19 @@ def test_finetuning_takes_turns_as_dense_loops_do(log: Interactions, trim: str) 
                 means = [squares[matrix.user_ids == u].mean() for u in range(matrix.n_users)]
                 best = np.argsort(means, kind="stable")[: n_kept(matrix.n_users, 0.15)]
                 kept = np.isin(matrix.user_ids, best)
-        for user in range(log.n_users, matrix.n_users):
-            own = (matrix.user_ids == user) & (kept | (trim == "users"))
-            rows = items[matrix.item_ids[own]]
-            users[user] = np.linalg.solve(np.eye(K) + rows.T @ rows, rows.T @ matrix.ratings[own])
-        for item in np.unique(profile):
-            own = (matrix.item_ids == item) & kept
-            rows = users[matrix.user_ids[own]]
-            items[item] = np.linalg.solve(np.eye(K) + rows.T @ rows, rows.T @ matrix.ratings[own])
+        for _ in range(2):
+            for user in range(log.n_users, matrix.n_users):
+                own = (matrix.user_ids == user) & (kept | (trim == "users"))
+                rows = items[matrix.item_ids[own]]
+                users[user] = np.linalg.solve(
+                    np.eye(K) + rows.T @ rows, rows.T @ matrix.ratings[own]
+                )
+            for item in np.unique(profile):
+                own = (matrix.item_ids == item) & kept
+                rows = users[matrix.user_ids[own]]
+                items[item] = np.linalg.solve(
+                    np.eye(K) + rows.T @ rows, rows.T @ matrix.ratings[own]
+                )
     np.testing.assert_allclose(poisoned.users, users, atol=1e-8)
     np.testing.assert_allclose(poisoned.items, items, atol=1e-8)
     assert poisoned.is_kept.tolist() == kept.tolist()
@@ -243,7 +252,7 @@ def test_it_is_a_defence_of_als_and_of_nothing_else() -> None:
     profile = np.random.default_rng(0).integers(0, named.n_items, (4, 6))
     assert defended.victim.name == "LTS-MF"
     assert defended.exposure(profile).tolist() == named.exposure(profile).tolist()
-    with pytest.raises(Exception, match="victim with lts training 'NuclearNorm'"):
+    with pytest.raises(UnknownNameError, match="victim with lts training 'NuclearNorm'"):
         make_simulator({**arguments, "victim": "NuclearNorm", "defense": "lts"})
 
 
@@ -267,6 +276,7 @@ def test_a_rating_platform_retrains_with_trimming_and_has_no_gradient() -> None:
         ({"trim_share": -0.1}, "trim_share must be"),
         ({"trim": "items"}, "trim must be one of"),
         ({"trim_rounds": 0}, "trim_rounds must be"),
+        ({"finetune_rounds": 0}, "finetune_rounds must be"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:

@@ -230,6 +230,7 @@ def test_defences_go_by_names_that_are_known(monkeypatch: pytest.MonkeyPatch) ->
         "popularty",
         "svm-clicks",
         "popularity+popularity",
+        "popularity+popularity:weight",
         "apr+apr",
         "",
         "apr:weight",
