@@ -18,7 +18,7 @@ from recattack_gym.core.checks import as_generator
 from recattack_gym.core.errors import ArgumentError, StateError, UnknownNameError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import draw_seed, mix
-from recattack_gym.defenses.base import Detector, DetectorConfig, State
+from recattack_gym.defenses.base import Detector, DetectorConfig, State, _only
 from recattack_gym.defenses.degree_sad import DegreeSADConfig, PopSADConfig
 from recattack_gym.defenses.features import pop_sad_edges, popularity, popularity_histogram, tmf
 from recattack_gym.defenses.pairs import UserItems
@@ -223,7 +223,7 @@ class HeldOutDetector(Detector):
         """Learn from scratch.
 
         Args:
-            genuine: Events of all genuine users.
+            genuine: Events of all genuine users; those without events teach nothing.
             snapshots: Fake users, by the log that they stood in; at least one of them known. Unknown ones
                 make their log what it was, and teach nothing.
             rng: Source of all randomness.
@@ -238,19 +238,20 @@ class HeldOutDetector(Detector):
         self._check_log(genuine)
         if not any(bool(each.is_known.any()) for each in snapshots):
             raise ArgumentError("snapshots must have at least one known fake user, got none")
-        is_active = np.diff(genuine.indptr) > 0
+        # as `scores` does: shares of users are of those with events, in learning and in judging
+        genuine = _only(genuine, np.diff(genuine.indptr) > 0)
         folds = fold_of(genuine)
-        if min(int((is_active & (folds == fold)).sum()) for fold in range(N_FOLDS)) == 0:
+        if np.bincount(folds, minlength=N_FOLDS).min() == 0:
             raise ArgumentError(
                 f"genuine must have users with events in all {N_FOLDS} parts, "
-                f"got {int(is_active.sum())} of them"
+                f"got {genuine.n_users} of them"
             )
         self._learner = self._parts(genuine, self.settings)
         own = self._learner.rows(genuine)
         fake = np.concatenate([self._fake_rows(genuine, each) for each in snapshots])
         self._machines = []
         for fold in range(N_FOLDS):
-            others = own[is_active & (folds != fold)]
+            others = own[folds != fold]
             rows = np.concatenate([others, fake])
             self._machines.append(
                 self._learner.learn(rows, np.arange(len(rows)) >= len(others), rng)

@@ -188,13 +188,22 @@ def test_same_state_same_detector_and_it_survives_pickling() -> None:
     )
 
 
-def test_users_without_clicks_neither_teach_nor_change_scores() -> None:
+@pytest.mark.parametrize("kind", list(RETRAINABLE))
+def test_users_without_clicks_neither_teach_nor_change_scores(kind: str) -> None:
     log, learnt = small_log(), known(attack(0))
-    more = Interactions(log.user_ids, log.item_ids, 125, log.n_items)
     judged = log.with_fake_users(attack(1))
-    detector = HeldOutDetector("pop-sad").learn(more, learnt, np.random.default_rng(0))
-    wider = Interactions(judged.user_ids, judged.item_ids, 130, judged.n_items)
-    assert detector.scores(wider)[:126].tolist() == detector.scores(judged).tolist()
+
+    def scores(n_idle: int) -> list[float]:
+        more = Interactions(log.user_ids, log.item_ids, log.n_users + n_idle, log.n_items)
+        rng = np.random.default_rng(0)
+        return (
+            HeldOutDetector(kind, SETTINGS[kind]).learn(more, learnt, rng).scores(judged).tolist()
+        )
+
+    assert scores(0) == scores(5) == scores(1000)
+    wider = Interactions(judged.user_ids, judged.item_ids, judged.n_users + 4, judged.n_items)
+    detector = HeldOutDetector(kind, SETTINGS[kind]).learn(log, learnt, np.random.default_rng(0))
+    assert detector.scores(wider)[: judged.n_users].tolist() == scores(0)
 
 
 def test_misuse_is_refused() -> None:
