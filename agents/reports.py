@@ -183,6 +183,9 @@ def effect_lines(data: Mapping[str, object]) -> list[str]:
     if isinstance(detectors, dict):
         each = (f"{name} {one['auc']:.2f}" for name, one in detectors.items())
         lines.append(f"detectors    AUC of {', '.join(each)} (0.5 is chance)")
+    if isinstance(quality, dict) and quality["hr_at_k"] is None:
+        lines.append("side effect  not measured: no genuine user has a held-out item")
+        return lines
     if isinstance(quality, dict):
         lines.append(
             f"side effect  HR@{quality['k']} {quality['clean_hr_at_k']} -> {quality['hr_at_k']}, "

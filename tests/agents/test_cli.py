@@ -181,6 +181,29 @@ def test_attack_says_what_a_defense_caught_and_what_it_cost(run: Runner) -> None
     assert weighted["n_genuine_flagged"] + weighted["n_dropped"] <= 21
 
 
+def test_attack_on_a_log_without_held_out_items_says_so(run: Runner, tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("user,item\n" + "\n".join(f"{user},{user}" for user in range(6)))
+    small = (
+        "--dataset",
+        str(log),
+        "--n-candidates",
+        "all",
+        "--targets",
+        "1",
+        "--n-fake-users",
+        "2",
+    )
+    attack = ("attack", "ItemPop", "--attacker", "popular", *small)
+    code, data, _ = run(*attack)
+    assert code == 0
+    assert data["side_effects"]["hr_at_k"] is None
+    assert data["exposure"]["n_users"] == 0
+    out = run.text(*attack)[1]
+    assert "no genuine user has a held-out item" in out
+    assert "None" not in out
+
+
 def test_attack_says_what_votes_guarantee(run: Runner) -> None:
     attack = ("attack", "ItemPop", "--attacker", "popular", "--defense", "bagging", *SMALL)
     code, data, _ = run(*attack)

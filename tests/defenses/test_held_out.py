@@ -195,10 +195,11 @@ def test_users_without_clicks_neither_teach_nor_change_scores(kind: str) -> None
 
     def scores(n_idle: int) -> list[float]:
         more = Interactions(log.user_ids, log.item_ids, log.n_users + n_idle, log.n_items)
-        rng = np.random.default_rng(0)
-        return (
-            HeldOutDetector(kind, SETTINGS[kind]).learn(more, learnt, rng).scores(judged).tolist()
+        detector = HeldOutDetector(kind, SETTINGS[kind])
+        found: list[float] = (
+            detector.learn(more, learnt, np.random.default_rng(0)).scores(judged).tolist()
         )
+        return found
 
     assert scores(0) == scores(5) == scores(1000)
     wider = Interactions(judged.user_ids, judged.item_ids, judged.n_users + 4, judged.n_items)

@@ -91,6 +91,9 @@ def test_rounds_begin_after_so_many_attacks_and_the_verdict_is_that_of_the_round
     assert env.defence is not None
     assert env.defence.round == 3
     assert env.defence.n_noted == 2
+    _, info = env.reset()  # and not the first click after it
+    assert info["detector_round"] == env.defence.round == 4
+    assert info["clean_rec_num"] == env.unwrapped.simulator.clean_rec_num  # type: ignore[attr-defined]  # PoisonEnv
 
 
 def test_a_detector_learns_from_the_attacks_that_were_made(small: Small) -> None:
