@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             setattr(args, name, value)
     protections = protections_of(args.defenses, args.share)
     _check(args)
-    check_places(args)
+    check_places(args, is_adding=not args.report_only)
     folder = args.out.resolve() / FOLDER
     rows: list[PlanRow] = []
     adaptive: list[PlanRow] = []

@@ -50,6 +50,7 @@ ITEM_ARRAYS: Mapping[str, str] = MappingProxyType(
         "MF-BCE": "items",
         "APR": "items",
         "PamaCF": "items",
+        "PMF-APR": "items",
         "LightGCN-APR": "embeddings",
         "LightGCN-PamaCF": "embeddings",
     }

@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     if args.everything and not args.report_only:
         raise ArgumentError("--everything must go with --report-only: it says what to report")
     asked_for = [] if args.everything else cells_of(args)
-    check_places(args)
+    check_places(args, is_adding=not args.report_only or bool(args.effects))
     if args.archive is not None and (args.report_only or args.archive.exists()):
         unpack(args.archive, args.out)
     cells = _existing(args.out, args.datasets, args.victims) if args.everything else asked_for
@@ -183,20 +183,24 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def check_places(args: argparse.Namespace) -> None:
+def check_places(args: argparse.Namespace, *, is_adding: bool) -> None:
     """Refuse, before anything is run, what could not be written after it.
+
+    Args:
+        args: With `out`, `archive`, `figures` and `write_docs`.
+        is_adding: Whether something is added to the results that are there.
 
     Raises:
         ArgumentError: If a folder or a file that is asked for cannot be made.
     """
     if args.out.exists() and not args.out.is_dir():
         raise ArgumentError(f"--out must name a folder, got the file {args.out}")
-    if not args.report_only or args.archive is not None or args.effects:
+    if is_adding or args.archive is not None:
         _check_folder("--out must name a folder", args.out)
     if args.figures is not None:
         _check_folder("--figures must name a folder", args.figures)
     for option, path, is_written in (
-        ("--archive", args.archive, args.effects or not args.report_only),
+        ("--archive", args.archive, is_adding),
         ("--write-docs", args.write_docs, True),
     ):
         if path is not None and is_written:
