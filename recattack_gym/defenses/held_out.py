@@ -47,8 +47,29 @@ class RowLearner(Protocol):
         ...
 
 
-class _Degrees:
+class _InATree:
+    """What is learnt and decided by a tree; `rows` of a subclass says of what."""
+
+    config: DegreeSADConfig | PopSADConfig
+    detector: str
+    """Name of the detector, for errors."""
+
+    def learn(
+        self, rows: NDArray[np.float64], is_fake: NDArray[np.bool_], rng: np.random.Generator
+    ) -> State:
+        return grow_tree(
+            rows, is_fake, min_leaf=self.config.min_leaf,
+            seed=draw_seed(rng) % 2**32, detector=self.detector,
+        )  # fmt: skip
+
+    def decide(self, state: State, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        return tree_shares(state, rows)
+
+
+class _Degrees(_InATree):
     """`DegreeSAD`: mean, range and lower quartile of item popularity, in a tree."""
+
+    detector = "degree-sad"
 
     def __init__(self, genuine: Interactions, config: DegreeSADConfig) -> None:
         del genuine  # nothing depends on it
@@ -59,20 +80,11 @@ class _Degrees:
         kinds = [popularity(pairs, kind) for kind in ("mean", "range", "quartile")]
         return np.stack(kinds, axis=1) / log.n_users
 
-    def learn(
-        self, rows: NDArray[np.float64], is_fake: NDArray[np.bool_], rng: np.random.Generator
-    ) -> State:
-        return grow_tree(
-            rows, is_fake, min_leaf=self.config.min_leaf,
-            seed=draw_seed(rng) % 2**32, detector="degree-sad",
-        )  # fmt: skip
 
-    def decide(self, state: State, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        return tree_shares(state, rows)
-
-
-class _Histograms:
+class _Histograms(_InATree):
     """`PopSAD`: the histogram of item popularity, in a tree; bins are those of the genuine log."""
+
+    detector = "pop-sad"
 
     def __init__(self, genuine: Interactions, config: PopSADConfig) -> None:
         self.config = config
@@ -84,17 +96,6 @@ class _Histograms:
 
     def rows(self, log: Interactions) -> NDArray[np.float64]:
         return popularity_histogram(UserItems.of(log), self._edges * log.n_users)
-
-    def learn(
-        self, rows: NDArray[np.float64], is_fake: NDArray[np.bool_], rng: np.random.Generator
-    ) -> State:
-        return grow_tree(
-            rows, is_fake, min_leaf=self.config.min_leaf,
-            seed=draw_seed(rng) % 2**32, detector="pop-sad",
-        )  # fmt: skip
-
-    def decide(self, state: State, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        return tree_shares(state, rows)
 
 
 class _Clicks:
