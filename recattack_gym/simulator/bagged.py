@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recattack_gym.core.checks import as_choice, as_generator
+from recattack_gym.core.checks import as_choice, as_count, as_generator
 from recattack_gym.core.errors import ArgumentError
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.profiles import FakeProfiles, as_profile_batch
@@ -46,12 +46,20 @@ class Certificate:
     or tied. Shape `(U, n_targets)`."""
 
     def overlap(self, n_fake_users: int) -> float:
-        """Return the certified share of the lists: the mean part of a list that is sure to stay in it."""
-        return float((self.borne >= n_fake_users).mean())
+        """Return the certified share of the lists: the mean part of a list that is sure to stay in it.
+
+        Raises:
+            ArgumentError: If the number is no whole number >= 0.
+        """
+        return float((self.borne >= as_count("n_fake_users", n_fake_users, at_least=0)).mean())
 
     def rec_num_bound(self, n_fake_users: int) -> int:
-        """Return the largest RecNum that this many fake accounts can reach."""
-        may_enter = (self.barred < n_fake_users).sum(axis=1)
+        """Return the largest RecNum that this many fake accounts can reach.
+
+        Raises:
+            ArgumentError: If the number is no whole number >= 0.
+        """
+        may_enter = (self.barred < as_count("n_fake_users", n_fake_users, at_least=0)).sum(axis=1)
         return int(np.minimum(may_enter, self.k).sum())
 
 

@@ -14,6 +14,7 @@ from recattack_gym.core import ArgumentError, FakeProfiles, Interactions, Unknow
 from recattack_gym.datasets import SyntheticConfig, from_interactions, generate
 from recattack_gym.defenses import Bagging
 from recattack_gym.simulator import BaggedSimulator, PlatformSimulator, make_simulator
+from recattack_gym.simulator.bagged import Certificate
 from recattack_gym.simulator.bagged_effects import effects_meter
 from recattack_gym.simulator.effects import EffectsMeter
 from recattack_gym.victims import VICTIMS
@@ -219,3 +220,12 @@ def test_environments_on_it() -> None:
     for _ in range(6):
         _, reward, _, _, info = env.step(np.int64(50))
     assert reward == info["rec_num"] <= info["max_rec_num"]
+
+
+def test_a_certificate_is_for_a_number_of_accounts() -> None:
+    certificate = Certificate(k=1, borne=np.array([[2], [0]]), barred=np.array([[1], [-1]]))
+    assert [certificate.overlap(n) for n in (0, 1, 3)] == [1.0, 0.5, 0.0]
+    assert [certificate.rec_num_bound(n) for n in (0, 1, 2)] == [1, 1, 2]
+    for ask in (certificate.overlap, certificate.rec_num_bound):
+        with pytest.raises(ArgumentError, match=r"n_fake_users must be .* got -1"):
+            ask(-1)
