@@ -10,11 +10,13 @@ from agents.benchmark.gp_platform import Lab, quality
 from agents.benchmark.timing import interleaved
 from agents.gradient.gradient_passing import GradientPassing
 from agents.gradient.graph import InteractionGraph
-from agents.gradient.surrogates import Surrogate, SurrogateConfig
+from agents.gradient.surrogates import Model, Surrogate, SurrogateConfig
 from agents.gradient.torch_twin import TorchTwin
 
 BATCH_SIZES = (1 << 12, 1 << 14, 1 << 16, 1 << 18)
 """The published ones are 2^12 on Gowalla and 2^16 on Tenrec."""
+SURROGATES: dict[str, Model] = {"MF": "mf", "LightGCN": "lightgcn"}
+"""Whose steps are timed."""
 QUALITY_EPOCHS = 30
 """Epochs after which MF-BPR and `implicit`'s BPR are compared."""
 RATES = (0.001, 0.003, 0.01)
@@ -41,16 +43,18 @@ def measure_speed(lab_: Lab, seed: int, repetitions: int = 3) -> dict[str, objec
     for size in BATCH_SIZES:
         if size > 2 * graph.n_edges and size > BATCH_SIZES[0]:
             continue
-        config = SurrogateConfig(batch_size=size)
-        sides = {
-            "plain": _step(graph, config, seed),
-            "passing": _step(graph, replace(config, passing=GradientPassing()), seed),
-        }
-        times = interleaved(sides, repetitions)
-        plain, passing = times["plain"].cpu_seconds, times["passing"].cpu_seconds
-        found[f"MF-BCE step of {size} draws, ms"] = 1000 * plain
-        found[f"MF-BCE step of {size} draws with GP, ms"] = 1000 * passing
-        found[f"ratio with GP, {size} draws"] = passing / plain
+        for name, model in SURROGATES.items():
+            config = SurrogateConfig(model=model, batch_size=size)
+            sides = {
+                "plain": _step(graph, config, seed),
+                "passing": _step(graph, replace(config, passing=GradientPassing()), seed),
+            }
+            times = interleaved(sides, repetitions)
+            plain, passing = times["plain"].cpu_seconds, times["passing"].cpu_seconds
+            what = f"{name}-BCE step of {size} draws"
+            found[f"{what}, ms"] = 1000 * plain
+            found[f"{what} with GP, ms"] = 1000 * passing
+            found[f"{what}, ratio with GP"] = passing / plain
     found |= _against_torch(graph, seed, repetitions)
     found |= _against_implicit(graph, InteractionGraph.of(lab_.validation), seed, repetitions)
     return {"speed": found}

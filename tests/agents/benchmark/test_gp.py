@@ -353,8 +353,10 @@ def test_strength_is_in_per_cent_over_seeds() -> None:
 def test_speed_names_both_sides() -> None:
     own = split(distinct(random_log(30, 20, 300)))
     found: Any = measure_speed(own, 0, repetitions=1)["speed"]
-    plain, passing = (found[f"MF-BCE step of 4096 draws{x}, ms"] for x in ("", " with GP"))
-    assert found["ratio with GP, 4096 draws"] == pytest.approx(passing / plain)
+    for model in ("MF", "LightGCN"):
+        step = f"{model}-BCE step of 4096 draws"
+        plain, passing = (found[f"{step}{x}, ms"] for x in ("", " with GP"))
+        assert found[f"{step}, ratio with GP"] == pytest.approx(passing / plain)
     assert found["torch over compiled"] > 0
     pairs = len(own.train)
     for side, epoch in (
