@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from agents.benchmark.claims import claims
 from agents.benchmark.effects_tables import effects_section
-from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
+from agents.benchmark.published import TABLE3, TABLE3_VICTIMS, published_number
 from agents.benchmark.rows import HEURISTIC_ENTRIES, Row, by_platform, means_of, winners
 from agents.benchmark.tables import markdown_table
 from recattack_gym.victims import VICTIMS
@@ -158,18 +158,12 @@ def agreement(rows: Sequence[Row]) -> list[str]:
 
 def paper_table(rows: Sequence[Row]) -> str:
     """Return the paper's numbers for the same dataset and victims, whether or not there is a row for each."""
-    published = TABLE3.get(rows[0].cell.label, {})
+    dataset = rows[0].cell.label
     victims = sorted({row.cell.victim for row in rows}, key=list(VICTIMS).index)
-    lines = [
-        (
-            entry,
-            *(
-                f"{numbers[TABLE3_VICTIMS.index(v)]:,}" if v in TABLE3_VICTIMS else "-"
-                for v in victims
-            ),
-        )
-        for entry, numbers in published.items()
-    ]
+    lines = []
+    for entry in TABLE3.get(dataset, {}):
+        numbers = [published_number(dataset, entry, victim) for victim in victims]
+        lines.append((entry, *("-" if number is None else f"{number:,}" for number in numbers)))
     return markdown_table(("attacker", *victims), lines)
 
 

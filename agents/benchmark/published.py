@@ -64,3 +64,18 @@ TABLE3: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     for dataset in TABLE3_HEURISTICS
 }
 """All 224 numbers of Table III: dataset, attacker, then one per victim in the order of `TABLE3_VICTIMS`."""
+
+
+def published_number(dataset: str, attacker: str, victim: str) -> int | None:
+    """Return what Table III has for a victim of ours, `None` if nothing.
+
+    Args:
+        dataset: One of `TABLE3`.
+        attacker: One of its rows.
+        victim: `CoVisitation-Counts` has the paper's column CoVisitation, as `CoVisitation` has: the paper
+            does not say which of the two it means.
+    """
+    column = "CoVisitation" if victim == "CoVisitation-Counts" else victim
+    if column not in TABLE3_VICTIMS:
+        return None
+    return TABLE3[dataset][attacker][TABLE3_VICTIMS.index(column)]

@@ -50,7 +50,7 @@ from agents.benchmark.figures import (
     draw_learning,
     draw_target_shares,
 )
-from agents.benchmark.published import TABLE3, TABLE3_VICTIMS
+from agents.benchmark.published import TABLE3, TABLE3_VICTIMS, published_number
 from agents.benchmark.rows import Row, cells_in, read_rows
 from agents.benchmark.sidecars import is_sidecar, sidecar_path
 from agents.benchmark.store import ResultStore
@@ -280,6 +280,9 @@ def test_the_paper_has_224_numbers() -> None:
     assert TABLE3["steam"]["poisonrec"][TABLE3_VICTIMS.index("GRU4Rec")] == 24319
     assert TABLE3["amazon-phone"]["conslop"][TABLE3_VICTIMS.index("CoVisitation")] == 6234
     assert TABLE3["ml-1m"]["appgrad"][TABLE3_VICTIMS.index("NGCF")] == 24
+    for victim in ("CoVisitation", "CoVisitation-Counts"):  # both are what the paper may mean
+        assert published_number("amazon-phone", "conslop", victim) == 6234
+    assert published_number("steam", "poisonrec", "ALS") is None
 
 
 # -- what is worked out ----------------------------------------------------------------------------
