@@ -49,6 +49,7 @@ from agents.benchmark.defense_report import (
     platform_means,
     report,
 )
+from agents.benchmark.field_learners import LEARNERS
 from agents.benchmark.gp_platform import lab
 from agents.benchmark.page import write_page
 from agents.benchmark.plans import Plan, add_plan_options, plans_of
@@ -94,7 +95,8 @@ SMOKE: Mapping[str, object] = {
     "draws": 1,
     "field_datasets": ["synthetic"],
     "field_victims": ["BPR"],
-    "field_attackers": ["random-sets", "bandwagon-sets", "dpa2dl", "revadv"],
+    "field_attackers": ["random-sets", "bandwagon-sets", "dpa2dl", "revadv", "poisonrec"],
+    "field_queries": 8,
     "epochs": 1,
     "descent_epochs": 6,
     "attack_epochs": 2,
@@ -134,7 +136,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     several("--field-victims", ("BPR",), "its victims")
     several(
         "--field-attackers",
-        ("random-sets", "bandwagon-sets", "dpa2dl", "revadv"),
+        ("random-sets", "bandwagon-sets", "dpa2dl", "revadv", "poisonrec"),
         f"its attackers, of {', '.join(FIELD_ATTACKERS)}",
     )
     for name, default, text in (
@@ -144,6 +146,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--group-size", 1, "fake users per retraining of dpa2dl and rapu-r"),
     ):
         parser.add_argument(name, type=int, default=default, help=f"{text} ({default})")
+    parser.add_argument(
+        "--field-queries",
+        type=int,
+        default=400,
+        help=f"budget of {', '.join(LEARNERS)} in the second setting (400)",
+    )
     parser.add_argument("--no-plans", action="store_true", help="leave the first setting out")
     parser.add_argument("--no-field", action="store_true", help="leave the second setting out")
     parser.add_argument(
@@ -218,7 +226,15 @@ def _check(args: argparse.Namespace) -> None:
     for name in args.adaptive:
         if not issubclass(ATTACKERS[ENTRIES[name][0]], SearchAttacker):
             raise ArgumentError(f"--adaptive must name attackers that query, got {name!r}")
-    counts = ("adaptive_queries", "epochs", "descent_epochs", "attack_epochs", "group_size", "jobs")
+    counts = (
+        "adaptive_queries",
+        "field_queries",
+        "epochs",
+        "descent_epochs",
+        "attack_epochs",
+        "group_size",
+        "jobs",
+    )
     for name in counts:
         as_count(f"--{name.replace('_', '-')}", getattr(args, name))
     for seed in args.seeds:
@@ -318,10 +334,13 @@ def _attacks(args: argparse.Namespace) -> list[Attack]:
             descent_epochs=args.descent_epochs,
             attack_epochs=args.attack_epochs,
             group_size=args.group_size,
+            victim=victim,
+            n_queries=args.field_queries,
         )
         for dataset in here
         for seed in args.seeds
         for name in (NO_ATTACK, *dict.fromkeys(args.field_attackers))
+        for victim in (dict.fromkeys(args.field_victims) if name in LEARNERS else ("",))
     ]
 
 
@@ -420,7 +439,7 @@ def _write_docs(
             f"--field-victims {' '.join(args.field_victims)} "
             f"--field-attackers {' '.join(args.field_attackers)} --epochs {args.epochs} "
             f"--descent-epochs {args.descent_epochs} --attack-epochs {args.attack_epochs} "
-            f"--group-size {args.group_size}"
+            f"--group-size {args.group_size} --field-queries {args.field_queries}"
         )
     command = " ".join([*words, "--jobs 2"])
     write_page(

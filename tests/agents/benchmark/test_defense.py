@@ -250,7 +250,8 @@ def test_defences_go_by_names_that_are_known(monkeypatch: pytest.MonkeyPatch) ->
     ("words", "message"),
     [
         (["--field-victims", "BRP"], "unknown victim 'BRP'"),
-        (["--field-attackers", "poisonrec"], "unknown attacker 'poisonrec'"),
+        (["--field-attackers", "poisonrek"], "unknown attacker 'poisonrek'"),
+        (["--field-queries", "0"], "--field-queries must be"),
         (["--adaptive", "popular"], "--adaptive must name attackers that query, got 'popular'"),
         (["--adaptive-queries", "0"], "--adaptive-queries must be"),
         (["--no-plans", "--no-field"], "must not both be given"),
@@ -407,7 +408,12 @@ def test_flagged_accounts_are_not_trained_on_but_are_shown_lists(label: str) -> 
 
 
 def test_what_an_attack_has_no_use_for_is_not_part_of_it() -> None:
-    given = {"epochs": 3, "descent_epochs": 7, "attack_epochs": 5, "group_size": 2}
+    given: dict[str, Any] = {
+        "epochs": 3,
+        "descent_epochs": 7,
+        "attack_epochs": 5,
+        "group_size": 2,
+    }
     make = defense_field.attack_of
     assert make("synthetic", 1, "bandwagon-sets", **given) == Attack(
         dataset="synthetic", seed=1, name="bandwagon-sets"
