@@ -43,11 +43,13 @@ from agents.benchmark.defense_plans import (
 )
 from agents.benchmark.defense_report import (
     FieldRow,
+    Learned,
     PlanRow,
     Seen,
     field_means,
     platform_means,
     report,
+    what_was_told,
 )
 from agents.benchmark.field_learners import LEARNERS
 from agents.benchmark.gp_platform import lab
@@ -176,20 +178,22 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     adaptive: list[PlanRow] = []
     field: list[FieldRow] = []
     seen: list[Seen] = []
+    learned: list[Learned] = []
     n_plan_pieces = n_trials = 0
     if not args.no_plans:
         rows, adaptive, seen, n_plan_pieces = _on_platforms(args, protections, folder)
     if not args.no_field:
         trials = trials_of(_attacks(args), args.field_victims, protections)
-        field, more = _in_the_field(args, trials, folder)
+        field, more, learned = _in_the_field(args, trials, folder)
         seen, n_trials = seen + more, len(trials)
-    text = report(rows, adaptive, field, seen)
+    text = report(rows, adaptive, field, seen, learned)
     pictures = _draw(rows, args.figures) if args.figures is not None else []
     everything: dict[str, object] = {
         "plans": rows,
         "adaptive": adaptive,
         "field": field,
         "visibility": seen,
+        "learned": learned,
     }
     if args.write_docs is not None and (rows or field):
         _write_docs(args, text, everything, pictures)
@@ -346,8 +350,8 @@ def _attacks(args: argparse.Namespace) -> list[Attack]:
 
 def _in_the_field(
     args: argparse.Namespace, trials: Sequence[Trial], folder: Path
-) -> tuple[list[FieldRow], list[Seen]]:
-    """Return rows of victims trained under attack, and how visible the attacks are."""
+) -> tuple[list[FieldRow], list[Seen], list[Learned]]:
+    """Return rows of victims trained under attack, how visible attacks are, and what learners were told."""
     if not args.report_only:
         run_trials(trials, folder, n_jobs=args.jobs, backend=args.backend)
     results = read_trials(trials, folder)
@@ -366,27 +370,25 @@ def _in_the_field(
         for trial, result in results
     ]
     seen: list[Seen] = []
+    learned: list[Learned] = []
     for attack in dict.fromkeys(trial.attack for trial, _ in results):
         plan = plan_of(attack, folder)
-        if plan is not None:
-            found = seen_by_detectors(
-                lab(attack.dataset).train,
-                trained_part(plan),
-                store,
-                is_measuring=not args.report_only,
-            )
-            seen += [
-                {
-                    "dataset": attack.dataset,
-                    "victim": None,
-                    "attacker": attack.name,
-                    "seed": attack.seed,
-                    "detector": detector,
-                    **numbers,
-                }
-                for detector, numbers in found.items()
-            ]
-    return rows, seen
+        if plan is None:
+            continue
+        found = seen_by_detectors(
+            lab(attack.dataset).train,
+            trained_part(plan),
+            store,
+            is_measuring=not args.report_only,
+        )
+        who = {"dataset": attack.dataset, "attacker": attack.name, "seed": attack.seed}
+        seen += [
+            {**who, "victim": None, "detector": detector, **numbers}
+            for detector, numbers in found.items()
+        ]
+        if attack.queried:
+            learned.append({**who, "victim": attack.queried, **what_was_told(plan)})
+    return rows, seen, learned
 
 
 # -- writing ---------------------------------------------------------------------------------------

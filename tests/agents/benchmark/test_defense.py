@@ -497,7 +497,7 @@ def test_tables_say_what_was_stopped_and_what_it_cost() -> None:
         "largest": "0.90",
         "of": "evolution on BPR",
         "fakes dropped": "12.5 of 20",
-        "genuine flagged": "66",
+        "genuine kept out": "66",
         "HR@10": "-5.0 %",
         "NDCG@10": "+0.0 %",
     }
