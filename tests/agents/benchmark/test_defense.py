@@ -508,6 +508,11 @@ def test_tables_say_what_was_stopped_and_what_it_cost() -> None:
     assert lines["middle", "popularity"][:2] == ["7", "-"]
     text = report(ROWS, [], [], [])
     assert text.index("## steam, fine-tuning") < text.index("### BPR")
+    assert "lottery" not in text
+    weighed = [{**each, "defense": each["defense"].replace("ity", "ity:weight")} for each in ROWS]
+    assert "Behind `:weight` twice as many are flagged, and a lottery" in report(
+        weighed, [], [], []
+    )
 
 
 def test_means_of_the_field_leave_out_where_nobody_attacks() -> None:
