@@ -43,12 +43,15 @@ from agents.benchmark.defense_plans import (
 )
 from agents.benchmark.defense_report import (
     FieldRow,
+    Learned,
     PlanRow,
     Seen,
     field_means,
     platform_means,
     report,
+    what_was_told,
 )
+from agents.benchmark.field_learners import LEARNERS
 from agents.benchmark.gp_platform import lab
 from agents.benchmark.page import write_page
 from agents.benchmark.plans import Plan, add_plan_options, plans_of
@@ -94,7 +97,8 @@ SMOKE: Mapping[str, object] = {
     "draws": 1,
     "field_datasets": ["synthetic"],
     "field_victims": ["BPR"],
-    "field_attackers": ["random-sets", "bandwagon-sets", "dpa2dl", "revadv"],
+    "field_attackers": ["random-sets", "bandwagon-sets", "dpa2dl", "revadv", "poisonrec"],
+    "field_queries": 8,
     "epochs": 1,
     "descent_epochs": 6,
     "attack_epochs": 2,
@@ -134,7 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     several("--field-victims", ("BPR",), "its victims")
     several(
         "--field-attackers",
-        ("random-sets", "bandwagon-sets", "dpa2dl", "revadv"),
+        ("random-sets", "bandwagon-sets", "dpa2dl", "revadv", "poisonrec"),
         f"its attackers, of {', '.join(FIELD_ATTACKERS)}",
     )
     for name, default, text in (
@@ -144,6 +148,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--group-size", 1, "fake users per retraining of dpa2dl and rapu-r"),
     ):
         parser.add_argument(name, type=int, default=default, help=f"{text} ({default})")
+    parser.add_argument(
+        "--field-queries",
+        type=int,
+        default=400,
+        help=f"budget of {', '.join(LEARNERS)} in the second setting (400)",
+    )
     parser.add_argument("--no-plans", action="store_true", help="leave the first setting out")
     parser.add_argument("--no-field", action="store_true", help="leave the second setting out")
     parser.add_argument(
@@ -168,20 +178,22 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     adaptive: list[PlanRow] = []
     field: list[FieldRow] = []
     seen: list[Seen] = []
+    learned: list[Learned] = []
     n_plan_pieces = n_trials = 0
     if not args.no_plans:
         rows, adaptive, seen, n_plan_pieces = _on_platforms(args, protections, folder)
     if not args.no_field:
         trials = trials_of(_attacks(args), args.field_victims, protections)
-        field, more = _in_the_field(args, trials, folder)
+        field, more, learned = _in_the_field(args, trials, folder)
         seen, n_trials = seen + more, len(trials)
-    text = report(rows, adaptive, field, seen)
+    text = report(rows, adaptive, field, seen, learned)
     pictures = _draw(rows, args.figures) if args.figures is not None else []
     everything: dict[str, object] = {
         "plans": rows,
         "adaptive": adaptive,
         "field": field,
         "visibility": seen,
+        "learned": learned,
     }
     if args.write_docs is not None and (rows or field):
         _write_docs(args, text, everything, pictures)
@@ -218,7 +230,15 @@ def _check(args: argparse.Namespace) -> None:
     for name in args.adaptive:
         if not issubclass(ATTACKERS[ENTRIES[name][0]], SearchAttacker):
             raise ArgumentError(f"--adaptive must name attackers that query, got {name!r}")
-    counts = ("adaptive_queries", "epochs", "descent_epochs", "attack_epochs", "group_size", "jobs")
+    counts = (
+        "adaptive_queries",
+        "field_queries",
+        "epochs",
+        "descent_epochs",
+        "attack_epochs",
+        "group_size",
+        "jobs",
+    )
     for name in counts:
         as_count(f"--{name.replace('_', '-')}", getattr(args, name))
     for seed in args.seeds:
@@ -318,17 +338,20 @@ def _attacks(args: argparse.Namespace) -> list[Attack]:
             descent_epochs=args.descent_epochs,
             attack_epochs=args.attack_epochs,
             group_size=args.group_size,
+            victim=victim,
+            n_queries=args.field_queries,
         )
         for dataset in here
         for seed in args.seeds
         for name in (NO_ATTACK, *dict.fromkeys(args.field_attackers))
+        for victim in (dict.fromkeys(args.field_victims) if name in LEARNERS else ("",))
     ]
 
 
 def _in_the_field(
     args: argparse.Namespace, trials: Sequence[Trial], folder: Path
-) -> tuple[list[FieldRow], list[Seen]]:
-    """Return rows of victims trained under attack, and how visible the attacks are."""
+) -> tuple[list[FieldRow], list[Seen], list[Learned]]:
+    """Return rows of victims trained under attack, how visible attacks are, and what learners were told."""
     if not args.report_only:
         run_trials(trials, folder, n_jobs=args.jobs, backend=args.backend)
     results = read_trials(trials, folder)
@@ -347,27 +370,25 @@ def _in_the_field(
         for trial, result in results
     ]
     seen: list[Seen] = []
+    learned: list[Learned] = []
     for attack in dict.fromkeys(trial.attack for trial, _ in results):
         plan = plan_of(attack, folder)
-        if plan is not None:
-            found = seen_by_detectors(
-                lab(attack.dataset).train,
-                trained_part(plan),
-                store,
-                is_measuring=not args.report_only,
-            )
-            seen += [
-                {
-                    "dataset": attack.dataset,
-                    "victim": None,
-                    "attacker": attack.name,
-                    "seed": attack.seed,
-                    "detector": detector,
-                    **numbers,
-                }
-                for detector, numbers in found.items()
-            ]
-    return rows, seen
+        if plan is None:
+            continue
+        found = seen_by_detectors(
+            lab(attack.dataset).train,
+            trained_part(plan),
+            store,
+            is_measuring=not args.report_only,
+        )
+        who = {"dataset": attack.dataset, "attacker": attack.name, "seed": attack.seed}
+        seen += [
+            {**who, "victim": None, "detector": detector, **numbers}
+            for detector, numbers in found.items()
+        ]
+        if attack.queried:
+            learned.append({**who, "victim": attack.queried, **what_was_told(plan)})
+    return rows, seen, learned
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -420,7 +441,7 @@ def _write_docs(
             f"--field-victims {' '.join(args.field_victims)} "
             f"--field-attackers {' '.join(args.field_attackers)} --epochs {args.epochs} "
             f"--descent-epochs {args.descent_epochs} --attack-epochs {args.attack_epochs} "
-            f"--group-size {args.group_size}"
+            f"--group-size {args.group_size} --field-queries {args.field_queries}"
         )
     command = " ".join([*words, "--jobs 2"])
     write_page(

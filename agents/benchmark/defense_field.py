@@ -23,9 +23,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from agents.attackers import ATTACKERS
+from agents.benchmark.field_learners import (
+    LEARNERS,
+    learn,
+    learner_identity,
+    n_trained_clicks,
+    platform,
+)
 from agents.benchmark.gp import BASELINES, GRADIENT_ATTACKERS, make_attacker
 from agents.benchmark.gp import Piece as SurrogatePiece
-from agents.benchmark.gp_platform import TRAIN_RATE, Lab, lab
+from agents.benchmark.gp_platform import Lab, lab
 from agents.benchmark.protections import Protection
 from agents.benchmark.store import ResultStore
 from agents.benchmark.workers import share_the_machine, workers
@@ -42,7 +49,7 @@ from recattack_gym.simulator.known_users import recommend_unseen
 from recattack_gym.victims import VICTIMS
 
 NO_ATTACK = BASELINES[0]
-FIELD_ATTACKERS = (*BASELINES[1:], *GRADIENT_ATTACKERS)
+FIELD_ATTACKERS = (*BASELINES[1:], *GRADIENT_ATTACKERS, *LEARNERS)
 """What can be asked for; no attack is measured in any case."""
 K_TARGETS, K_QUALITY = 50, 20
 """Length of the lists in which targets, and what users did later, are looked for."""
@@ -53,7 +60,7 @@ _DECISIVE = ("agents", "recattack_gym.core.random", "recattack_gym.metrics")
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """A set of fake users to be made: nothing about it depends on the victim or on its defence."""
+    """A set of fake users to be made: nothing about it depends on a defence, or on who else is trained."""
 
     dataset: str
     seed: int
@@ -66,6 +73,10 @@ class Attack:
     """Steps of attackers that descend."""
     group_size: int = 0
     """Fake users per retraining of attackers that make them group by group."""
+    queried: str = ""
+    """The victim whose platform a learner asks; those that ask nobody have none."""
+    n_queries: int = 0
+    """Budget of a learner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +103,8 @@ def attack_of(
     descent_epochs: int,
     attack_epochs: int,
     group_size: int,
+    victim: str = "",
+    n_queries: int = 0,
 ) -> Attack:
     """Return an attack with those of the settings that it has.
 
@@ -103,7 +116,11 @@ def attack_of(
         descent_epochs: The same of attackers that descend.
         attack_epochs: Steps of those.
         group_size: Fake users per retraining of the others.
+        victim: Whom learners ask; the others ask nobody.
+        n_queries: Budget of learners.
     """
+    if name in LEARNERS:
+        return Attack(dataset=dataset, seed=seed, name=name, queried=victim, n_queries=n_queries)
     if name not in GRADIENT_ATTACKERS:
         return Attack(dataset=dataset, seed=seed, name=name)
     if issubclass(ATTACKERS[name].config_class, GroupAttackerConfig):
@@ -138,13 +155,24 @@ def run_trials(
         for each in dict.fromkeys(trial.attack for trial in missing)
         if each.name != NO_ATTACK and not _plan_file(store, each).is_file()
     ]
+    asked = dict.fromkeys((each.dataset, each.queried, each.seed) for each in attacks)
+    platforms = [each for each in asked if each[1]]
     with workers(n_jobs, backend) as run_tasks:
+        fits = run_tasks(delayed(_fit)(*each, n_jobs) for each in platforms)
+        for _ in tqdm(fits, total=len(platforms), desc="clean victims", unit="fit"):
+            raise_if_interrupted()
         made = run_tasks(delayed(_make)(each, folder, n_jobs) for each in attacks)
-        for _ in tqdm(made, total=len(attacks), desc="attacks on surrogates", unit="attack"):
+        for _ in tqdm(made, total=len(attacks), desc="attacks", unit="attack"):
             raise_if_interrupted()
         finished = run_tasks(delayed(_run)(trial, folder, n_jobs) for trial in missing)
         for _ in tqdm(finished, total=len(missing), desc="trained under attack", unit="victim"):
             raise_if_interrupted()
+
+
+def _fit(dataset: str, victim: str, seed: int, n_jobs: int) -> None:
+    """Fit a clean victim, or find it in the cache, so that no two processes do it at once."""
+    share_the_machine(n_jobs)
+    platform(lab(dataset), victim, seed, K_TARGETS)
 
 
 def _make(attack: Attack, folder: Path, n_jobs: int) -> None:
@@ -183,7 +211,16 @@ def _plan_file(store: ResultStore, attack: Attack) -> Path:
 
 def make_plan(attack: Attack) -> FakeProfiles:
     """Make the fake users of an attack from the training part of the log."""
-    task = lab(attack.dataset).task(attack.seed)
+    own = lab(attack.dataset)
+    if attack.name in LEARNERS:
+        return learn(
+            own,
+            platform(own, attack.queried, attack.seed, K_TARGETS),
+            name=attack.name,
+            seed=attack.seed,
+            n_queries=attack.n_queries,
+        )
+    task = own.task(attack.seed)
     rng = np.random.default_rng(_seed(attack.seed, 2))
     if attack.name in BASELINES:
         profiles = (random_sets if attack.name == "random-sets" else bandwagon_sets)(task, rng)
@@ -204,8 +241,7 @@ def make_plan(attack: Attack) -> FakeProfiles:
 
 def trained_part(plan: FakeProfiles) -> FakeProfiles:
     """Return the clicks of fake users that the platform trains on: the first 80 %, as of everybody's."""
-    n_train = max(1, int(TRAIN_RATE * plan.item_ids.shape[1]))
-    return FakeProfiles(plan.item_ids[:, :n_train])
+    return FakeProfiles(plan.item_ids[:, : n_trained_clicks(plan.item_ids.shape[1])])
 
 
 def train_under_attack(trial: Trial, plan: FakeProfiles | None) -> dict[str, object]:
@@ -314,13 +350,21 @@ def recall_and_ndcg(shown: NDArray[np.int64], held_out: Interactions) -> tuple[f
 
 def attack_identity(attack: Attack) -> dict[str, object]:
     """Return everything that decides an attack, as plain JSON values."""
+    settings, asked = asdict(attack), ""
+    if attack.name in LEARNERS:
+        asked = f"-{attack.queried}"
+        settings["learner"] = learner_identity(
+            attack.name, attack.queried, attack.n_queries, K_TARGETS
+        )
+    else:  # what they have no use for is not part of them
+        del settings["queried"], settings["n_queries"]
     return {
-        "piece": f"attack-{attack.dataset}-{attack.name}-{attack.seed}",
+        "piece": f"attack-{attack.dataset}{asked}-{attack.name}-{attack.seed}",
         "version": __version__,
         "code": _attack_code(attack.name),
         "log": _log_hash(attack.dataset),
         "measuring": _MEASURING,
-        **asdict(attack),
+        **settings,
     }
 
 
@@ -343,7 +387,7 @@ def trial_identity(trial: Trial) -> dict[str, object]:
 
 @lru_cache(maxsize=16)
 def _attack_code(name: str) -> str:
-    """Return a digest of the sources of the platform, and of the attacker if there is a surrogate."""
+    """Return a digest of the sources of the log and the task, and of the attacker if it has any."""
     files = imported_files("agents.benchmark.gp_platform", _DECISIVE)
     if name in ATTACKERS:
         files |= imported_files(ATTACKERS[name].__module__, _DECISIVE)
@@ -366,9 +410,13 @@ def _seed(seed: int, use: int) -> int:
 def trials_of(
     attacks: Sequence[Attack], victims: Sequence[str], protections: Sequence[Protection]
 ) -> list[Trial]:
-    """Return every victim with every defence under every attack, as far as there is such a victim."""
+    """Return every victim with every defence under every attack, as far as there is such a victim.
+
+    Learners' attacks are for the victim that was asked, in all of its forms.
+    """
     everything = (
         Trial(attack=attack, victim=victim, protection=protection)
         for victim, protection, attack in product(victims, protections, attacks)
+        if attack.queried in ("", victim)
     )
     return [trial for trial in everything if trial.trained is not None]

@@ -175,9 +175,10 @@ def evaluate(
 
     Returns:
         Plain JSON values for each. `clean_...`: without any attack. `n_dropped`: fake users kept out of
-        training; `n_genuine_flagged`: genuine users flagged in the poisoned log, `clean_n_flagged` in the
-        clean one. `hr` and `ndcg` after the attack are measured where the platform retrains as its
-        environments do, and `None` otherwise.
+        training; `n_genuine_flagged`: genuine users flagged in the poisoned log, also those who are weighed
+        down and take part; `clean_n_flagged`: those kept out of training in the clean one. `hr` and `ndcg`
+        after the attack are measured where the platform retrains as its environments do, and `None`
+        otherwise.
 
     Raises:
         ArgumentError: If a plan was made for other items or targets, or the plans differ in shape.

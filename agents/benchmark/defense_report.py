@@ -7,10 +7,11 @@ import numpy as np
 from scipy.stats import t as student
 
 from agents.benchmark.comparison import with_interval
-from agents.benchmark.protections import NONE
+from agents.benchmark.protections import NONE, WEIGHTED
 from agents.benchmark.rows import HEURISTIC_ENTRIES
 from agents.benchmark.tables import markdown_table
 from agents.benchmark.transfer_table import MODES
+from recattack_gym.core import FakeProfiles
 
 PlanRow = Mapping[str, Any]
 """A plan on a platform of PoisonRec's with a defence."""
@@ -18,6 +19,8 @@ FieldRow = Mapping[str, Any]
 """A victim that was trained from scratch under an attack, with a defence."""
 Seen = Mapping[str, Any]
 """How visible an attack is to a detector."""
+Learned = Mapping[str, Any]
+"""What an attacker that asked found, in the setting of the papers on robust training."""
 FIELD_NUMBERS = ("t_hr", "t_ndcg", "recall", "ndcg")
 _NO_ATTACK = "none"
 _MATTERS = 0.01
@@ -29,6 +32,7 @@ def report(
     adaptive: Sequence[PlanRow],
     field: Sequence[FieldRow],
     seen: Sequence[Seen],
+    learned: Sequence[Learned] = (),
 ) -> str:
     """Return everything as Markdown."""
     parts: list[str] = []
@@ -40,7 +44,7 @@ def report(
             "## Attackers that adapt\n\nThese asked the defended platforms themselves, with "
             f"{adaptive[0]['n_queries']} queries each: RecNum after screening is all that they saw. The "
             'plans above have not seen any defence. "share": of what the same attacker reaches with as many '
-            "queries on the undefended platform.",
+            "queries on the undefended platform." + _weighed_down(adaptive),
             attack_table(adaptive, with_place=True),
         ]
     of_plans = [each for each in seen if each["victim"] is not None]
@@ -57,12 +61,20 @@ def report(
             f"## {dataset}, {victim} trained from scratch on 1 % fake users\n\n"
             "Five existing items are promoted; the whole catalogue is ranked. The first four numbers in per "
             "cent, over genuine users, mean over seeds ± half of the 95 % interval (Student's t); "
-            '"share": of the undefended T-HR@50.',
+            '"share": of the undefended T-HR@50.' + _weighed_down(own),
             field_table(own),
         ]
     in_field = [each for each in seen if each["victim"] is None]
     if in_field:
         parts += ["Visibility of these attacks, as above.", visibility_table(in_field)]
+    if learned:
+        parts += [
+            "## What those who ask were told\n\nThese asked the undefended victim, fine-tuned for every "
+            "query, for RecNum: the targets' places in the genuine users' first "
+            f"{learned[0]['k']} items. The best that they tried is their attack. Victims are trained with it "
+            "from scratch, so what tables above show of it is a transfer. Mean over seeds.",
+            learned_table(learned),
+        ]
     return "\n\n".join(parts)
 
 
@@ -73,8 +85,8 @@ def _platform_part(own: Sequence[PlanRow], title: str) -> list[str]:
         "Share of the undefended RecNum that they keep: mean over victims and rules of thumb, which look at "
         "the log alone, over victims and attackers that queried, whose attacks lose something on any victim "
         "that is trained in another way, and the largest. "
-        f"Fake users kept out of training; and the price without any attack: HR@{k} and NDCG@{k} of genuine "
-        "users, those among them whose clicks are left out included, against no defence.",
+        "Fake users kept out of training; and the price without any attack: genuine users kept out, and "
+        f"HR@{k} and NDCG@{k} of all genuine users, those who are kept out included, against no defence.",
         summary_table(own),
     ]
     for victim in dict.fromkeys(row["victim"] for row in own):
@@ -84,7 +96,7 @@ def _platform_part(own: Sequence[PlanRow], title: str) -> list[str]:
             price_table(some),
             "Under attack: RecNum, mean over seeds ± half of the 95 % interval (Student's t); its share of "
             "the undefended, where that is at least 1 % of what there can be; genuine users among the "
-            "flagged; quality for genuine users.",
+            "flagged; quality for genuine users." + _weighed_down(some),
             attack_table(some),
         ]
     return parts
@@ -171,7 +183,7 @@ def summary_table(rows: Sequence[PlanRow]) -> str:
     k = rows[0]["k"]
     header = (
         "defence", "victims", "rules of thumb", "queried", "largest", "of", "fakes dropped",
-        "genuine flagged", f"HR@{k}", f"NDCG@{k}",
+        "genuine kept out", f"HR@{k}", f"NDCG@{k}",
     )  # fmt: skip
     return markdown_table(header, lines)
 
@@ -200,7 +212,7 @@ def price_table(rows: Sequence[PlanRow]) -> str:
             )
         )
     header = (
-        "defence", "trained", "RecNum", "genuine flagged", f"HR@{k}", "change", f"NDCG@{k}", "change",
+        "defence", "trained", "RecNum", "genuine kept out", f"HR@{k}", "change", f"NDCG@{k}", "change",
     )  # fmt: skip
     return markdown_table(header, lines)
 
@@ -322,6 +334,53 @@ def field_table(rows: Sequence[FieldRow]) -> str:
     return markdown_table(header, lines)
 
 
+def what_was_told(plan: FakeProfiles) -> dict[str, object]:
+    """Return what a learner's queries brought, from the header of its plan.
+
+    Args:
+        plan: Of `learn`.
+
+    Returns:
+        Plain JSON values. `first_rec_num` and `last_rec_num`: mean over the first and over the last batch of
+        queries. `curve` and the others: as in the header.
+    """
+    told: Mapping[str, Any] = plan.header
+    curve, sizes = np.array(told["curve"]), np.array(told["batch_sizes"])
+    names = ("k", "n_queries", "clean_rec_num", "rec_num", "max_rec_num", "curve", "cpu_seconds")
+    return {
+        "first_rec_num": float(curve[: sizes[0]].mean()),
+        "last_rec_num": float(curve[-sizes[-1] :].mean()),
+        **{name: told[name] for name in names},
+    }
+
+
+def learned_table(learned: Sequence[Learned]) -> str:
+    """Return what attackers that asked were told: without an attack, at first, at last, and at best."""
+    lines = []
+    keys = dict.fromkeys((each["dataset"], each["victim"], each["attacker"]) for each in learned)
+    for dataset, victim, attacker in keys:
+        own = [
+            each
+            for each in learned
+            if (each["dataset"], each["victim"], each["attacker"]) == (dataset, victim, attacker)
+        ]
+        numbers = ("clean_rec_num", "first_rec_num", "last_rec_num", "rec_num", "max_rec_num")
+        lines.append(
+            (
+                dataset,
+                victim,
+                attacker,
+                f"{own[0]['n_queries']:,}",
+                *(f"{np.mean([each[name] for each in own]):,.0f}" for name in numbers),
+            )
+        )
+    header = (
+        "dataset", "asked", "attacker", "queries", "no attack", "first batch", "last batch", "best",
+        "there can be",
+    )  # fmt: skip
+    return markdown_table(header, lines)
+
+
 def field_means(rows: Sequence[FieldRow]) -> dict[str, object]:
     """Return means per defence over attacks, victims, datasets and seeds.
 
@@ -354,6 +413,16 @@ def interval(values: Sequence[float]) -> str:
 
 
 # -- cells -----------------------------------------------------------------------------------------
+
+
+def _weighed_down(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a remark for tables with flagged users, if not all of these are kept out of training."""
+    if not any(WEIGHTED in row["defense"] for row in rows):
+        return ""
+    return (
+        f" Behind `{WEIGHTED}` twice as many are flagged, and a lottery lets about half of them take part in "
+        "training: those who do are among the genuine flagged, not among the fakes dropped."
+    )
 
 
 def _in_order(labels: Iterable[str]) -> list[str]:

@@ -250,7 +250,8 @@ def test_defences_go_by_names_that_are_known(monkeypatch: pytest.MonkeyPatch) ->
     ("words", "message"),
     [
         (["--field-victims", "BRP"], "unknown victim 'BRP'"),
-        (["--field-attackers", "poisonrec"], "unknown attacker 'poisonrec'"),
+        (["--field-attackers", "poisonrek"], "unknown attacker 'poisonrek'"),
+        (["--field-queries", "0"], "--field-queries must be"),
         (["--adaptive", "popular"], "--adaptive must name attackers that query, got 'popular'"),
         (["--adaptive-queries", "0"], "--adaptive-queries must be"),
         (["--no-plans", "--no-field"], "must not both be given"),
@@ -407,7 +408,12 @@ def test_flagged_accounts_are_not_trained_on_but_are_shown_lists(label: str) -> 
 
 
 def test_what_an_attack_has_no_use_for_is_not_part_of_it() -> None:
-    given = {"epochs": 3, "descent_epochs": 7, "attack_epochs": 5, "group_size": 2}
+    given: dict[str, Any] = {
+        "epochs": 3,
+        "descent_epochs": 7,
+        "attack_epochs": 5,
+        "group_size": 2,
+    }
     make = defense_field.attack_of
     assert make("synthetic", 1, "bandwagon-sets", **given) == Attack(
         dataset="synthetic", seed=1, name="bandwagon-sets"
@@ -491,7 +497,7 @@ def test_tables_say_what_was_stopped_and_what_it_cost() -> None:
         "largest": "0.90",
         "of": "evolution on BPR",
         "fakes dropped": "12.5 of 20",
-        "genuine flagged": "66",
+        "genuine kept out": "66",
         "HR@10": "-5.0 %",
         "NDCG@10": "+0.0 %",
     }
@@ -502,6 +508,11 @@ def test_tables_say_what_was_stopped_and_what_it_cost() -> None:
     assert lines["middle", "popularity"][:2] == ["7", "-"]
     text = report(ROWS, [], [], [])
     assert text.index("## steam, fine-tuning") < text.index("### BPR")
+    assert "lottery" not in text
+    weighed = [{**each, "defense": each["defense"].replace("ity", "ity:weight")} for each in ROWS]
+    assert "Behind `:weight` twice as many are flagged, and a lottery" in report(
+        weighed, [], [], []
+    )
 
 
 def test_means_of_the_field_leave_out_where_nobody_attacks() -> None:
