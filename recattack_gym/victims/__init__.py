@@ -25,6 +25,7 @@ from recattack_gym.victims.lightgcn import LightGCN
 from recattack_gym.victims.lightgcn_apr import LightGCNAPR, LightGCNPamaCF
 from recattack_gym.victims.lts_mf import LTSMF
 from recattack_gym.victims.mf_bce import MFBCE
+from recattack_gym.victims.mf_bce_apr import MFBCEAPR, MFBCEPamaCF
 from recattack_gym.victims.multivae import MultiVAE
 from recattack_gym.victims.neumf import NeuMF
 from recattack_gym.victims.ngcf import NGCF
@@ -57,6 +58,8 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "LightGCN-PamaCF": LightGCNPamaCF,
         "LTS-MF": LTSMF,
         "PMF-APR": PMFAPR,
+        "MF-BCE-APR": MFBCEAPR,
+        "MF-BCE-PamaCF": MFBCEPamaCF,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -67,6 +70,7 @@ __all__ = [
     "BPR",
     "LTSMF",
     "MFBCE",
+    "MFBCEAPR",
     "NGCF",
     "PMF",
     "PMFAPR",
@@ -83,6 +87,7 @@ __all__ = [
     "LightGCN",
     "LightGCNAPR",
     "LightGCNPamaCF",
+    "MFBCEPamaCF",
     "MultiVAE",
     "NeuMF",
     "NuclearNorm",
