@@ -33,6 +33,7 @@ VICTIM_NAMES = (
     "PMF-APR",
     "MF-BCE-APR",
     "MF-BCE-PamaCF",
+    "PMF-PamaCF",
 )
 """Keys of `recattack_gym.victims.VICTIMS`, written out so that no victim is imported; tested equal."""
 

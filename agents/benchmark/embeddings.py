@@ -53,6 +53,7 @@ ITEM_ARRAYS: Mapping[str, str] = MappingProxyType(
         "PMF-APR": "items",
         "MF-BCE-APR": "items",
         "MF-BCE-PamaCF": "items",
+        "PMF-PamaCF": "items",
         "LightGCN-APR": "embeddings",
         "LightGCN-PamaCF": "embeddings",
     }

@@ -32,7 +32,7 @@ from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.nuclear_norm import NuclearNorm
 from recattack_gym.victims.pamacf import PamaCF
 from recattack_gym.victims.pmf import PMF
-from recattack_gym.victims.pmf_apr import PMFAPR
+from recattack_gym.victims.pmf_apr import PMFAPR, PMFPamaCF
 from recattack_gym.victims.ranking import CandidateLists
 
 VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
@@ -60,6 +60,7 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "PMF-APR": PMFAPR,
         "MF-BCE-APR": MFBCEAPR,
         "MF-BCE-PamaCF": MFBCEPamaCF,
+        "PMF-PamaCF": PMFPamaCF,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -91,6 +92,7 @@ __all__ = [
     "MultiVAE",
     "NeuMF",
     "NuclearNorm",
+    "PMFPamaCF",
     "PamaCF",
     "PlainEngine",
     "PoisonedBatch",

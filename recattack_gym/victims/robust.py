@@ -13,6 +13,7 @@ ROBUST: Mapping[tuple[str, str], str] = MappingProxyType(
         ("apr", "MF-BCE"): "MF-BCE-APR",
         ("pamacf", "BPR"): "PamaCF",
         ("pamacf", "LightGCN"): "LightGCN-PamaCF",
+        ("pamacf", "PMF"): "PMF-PamaCF",
         ("pamacf", "MF-BCE"): "MF-BCE-PamaCF",
         ("lts", "ALS"): "LTS-MF",
     }

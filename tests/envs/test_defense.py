@@ -83,6 +83,7 @@ def test_stealth_needs_a_defense_that_screens(
         ("MF-BCE", "apr", "MF-BCE-APR"),
         ("MF-BCE", "pamacf", "MF-BCE-PamaCF"),
         ("PMF", "apr", "PMF-APR"),
+        ("PMF", "pamacf", "PMF-PamaCF"),
     ],
 )
 def test_an_id_of_a_factorisation_takes_robust_training(

@@ -42,6 +42,7 @@ LEARNING: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "NuclearNorm": {"reg": 8.0},
         "PMF": {"epochs": 300, "reg": 0.1},
         "PMF-APR": {"epochs": 300, "reg": 0.1},
+        "PMF-PamaCF": {"epochs": 300, "reg": 0.1},
     }
 )
 """Settings with which a victim learns the checkerboard, by victim name, over the default below."""

@@ -79,7 +79,7 @@ def test_victims_without_embeddings_are_drawn_on_those_of_pmf() -> None:
         "MultiVAE": "PMF",
         **{name: name for name in ("PMF", "BPR", "NeuMF", "GRU4Rec", "NGCF", "LightGCN", "MF-BCE")},
         **{name: name for name in ("APR", "PamaCF", "PMF-APR", "LightGCN-APR", "LightGCN-PamaCF")},
-        **{name: name for name in ("MF-BCE-APR", "MF-BCE-PamaCF")},
+        **{name: name for name in ("MF-BCE-APR", "MF-BCE-PamaCF", "PMF-PamaCF")},
     }
     victim = VICTIMS["ItemPop"]().fit(LOG, np.random.default_rng(0))
     with pytest.raises(
