@@ -31,6 +31,9 @@ VICTIM_NAMES = (
     "LightGCN-PamaCF",
     "LTS-MF",
     "PMF-APR",
+    "MF-BCE-APR",
+    "MF-BCE-PamaCF",
+    "PMF-PamaCF",
 )
 """Keys of `recattack_gym.victims.VICTIMS`, written out so that no victim is imported; tested equal."""
 

@@ -51,6 +51,9 @@ ITEM_ARRAYS: Mapping[str, str] = MappingProxyType(
         "APR": "items",
         "PamaCF": "items",
         "PMF-APR": "items",
+        "MF-BCE-APR": "items",
+        "MF-BCE-PamaCF": "items",
+        "PMF-PamaCF": "items",
         "LightGCN-APR": "embeddings",
         "LightGCN-PamaCF": "embeddings",
     }

@@ -144,8 +144,8 @@ class PoisonEnv(PlatformAttributes, gym.Env[Observation, np.int64]):
         defense: What the platform does against attacks: `None`; a name from
             `recattack_gym.defenses.DETECTORS` (the most suspicious 1 % of accounts are kept out of
             training), such as `"pca-varselect"`, or `"pca-varselect:weight"` (2 %, with weights that fall
-            with suspicion); robust training, `"apr"` (of BPR, LightGCN and PMF), `"pamacf"` (of BPR and
-            LightGCN) or `"lts"` (of ALS);
+            with suspicion); robust training, `"apr"` and `"pamacf"` (of BPR, LightGCN, PMF and MF-BCE)
+            or `"lts"` (of ALS);
             `Screening(detector, share)` from `recattack_gym.defenses`; or several of these in a tuple; or,
             alone, `"bagging"` or `Bagging(n_models)`. See `recattack_gym.simulator.DefendedSimulator` and
             `BaggedSimulator`.

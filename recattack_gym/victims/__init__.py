@@ -25,13 +25,14 @@ from recattack_gym.victims.lightgcn import LightGCN
 from recattack_gym.victims.lightgcn_apr import LightGCNAPR, LightGCNPamaCF
 from recattack_gym.victims.lts_mf import LTSMF
 from recattack_gym.victims.mf_bce import MFBCE
+from recattack_gym.victims.mf_bce_apr import MFBCEAPR, MFBCEPamaCF
 from recattack_gym.victims.multivae import MultiVAE
 from recattack_gym.victims.neumf import NeuMF
 from recattack_gym.victims.ngcf import NGCF
 from recattack_gym.victims.nuclear_norm import NuclearNorm
 from recattack_gym.victims.pamacf import PamaCF
 from recattack_gym.victims.pmf import PMF
-from recattack_gym.victims.pmf_apr import PMFAPR
+from recattack_gym.victims.pmf_apr import PMFAPR, PMFPamaCF
 from recattack_gym.victims.ranking import CandidateLists
 
 VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
@@ -57,6 +58,9 @@ VICTIMS: Mapping[str, type[Victim]] = MappingProxyType(
         "LightGCN-PamaCF": LightGCNPamaCF,
         "LTS-MF": LTSMF,
         "PMF-APR": PMFAPR,
+        "MF-BCE-APR": MFBCEAPR,
+        "MF-BCE-PamaCF": MFBCEPamaCF,
+        "PMF-PamaCF": PMFPamaCF,
     }
 )
 """Victim classes by the name used in environment ids and on the command line."""
@@ -67,6 +71,7 @@ __all__ = [
     "BPR",
     "LTSMF",
     "MFBCE",
+    "MFBCEAPR",
     "NGCF",
     "PMF",
     "PMFAPR",
@@ -83,9 +88,11 @@ __all__ = [
     "LightGCN",
     "LightGCNAPR",
     "LightGCNPamaCF",
+    "MFBCEPamaCF",
     "MultiVAE",
     "NeuMF",
     "NuclearNorm",
+    "PMFPamaCF",
     "PamaCF",
     "PlainEngine",
     "PoisonedBatch",

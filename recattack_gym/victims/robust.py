@@ -10,8 +10,11 @@ ROBUST: Mapping[tuple[str, str], str] = MappingProxyType(
         ("apr", "BPR"): "APR",
         ("apr", "LightGCN"): "LightGCN-APR",
         ("apr", "PMF"): "PMF-APR",
+        ("apr", "MF-BCE"): "MF-BCE-APR",
         ("pamacf", "BPR"): "PamaCF",
         ("pamacf", "LightGCN"): "LightGCN-PamaCF",
+        ("pamacf", "PMF"): "PMF-PamaCF",
+        ("pamacf", "MF-BCE"): "MF-BCE-PamaCF",
         ("lts", "ALS"): "LTS-MF",
     }
 )

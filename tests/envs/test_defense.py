@@ -77,6 +77,29 @@ def test_stealth_needs_a_defense_that_screens(
     assert PoisonEnv(victim="BPR", **{**arguments, "defense": both}).reset()[1]["cost"] == 0
 
 
+@pytest.mark.parametrize(
+    ("plain", "defense", "robust"),
+    [
+        ("MF-BCE", "apr", "MF-BCE-APR"),
+        ("MF-BCE", "pamacf", "MF-BCE-PamaCF"),
+        ("PMF", "apr", "PMF-APR"),
+        ("PMF", "pamacf", "PMF-PamaCF"),
+    ],
+)
+def test_an_id_of_a_factorisation_takes_robust_training(
+    plain: str, defense: str, robust: str, small: Small
+) -> None:
+    env = gym.make(f"RecPoison-{plain}-v0", **small(plain, defense=defense)).unwrapped
+    named = gym.make(f"RecPoison-{robust}-v0", **small(robust)).unwrapped
+    assert isinstance(env, PoisonEnv)
+    assert isinstance(named, PoisonEnv)
+    assert env.simulator.victim.name == named.simulator.victim.name == robust
+    profile = np.random.default_rng(0).integers(0, env.simulator.n_items, (1, 3, 2))
+    for retrain in ("finetune", "full"):
+        found, wanted = (x.simulator.exposure(profile, retrain=retrain) for x in (env, named))
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_a_negative_price_is_refused() -> None:
     with pytest.raises(ArgumentError, match="price must be"):
         StealthReward(-1)

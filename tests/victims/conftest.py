@@ -35,11 +35,14 @@ LEARNING: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "ALS": {"embedding_size": 2, "reg": 8.0},
         "LTS-MF": {"embedding_size": 2, "reg": 8.0},
         "MF-BCE": {"epochs": 300, "reg": 0.05},
+        "MF-BCE-APR": {"epochs": 300, "reg": 0.05},
+        "MF-BCE-PamaCF": {"epochs": 300, "reg": 0.05},
         "NGCF": {"learning_rate": 0.005},
         "NeuMF": {"epochs": 20},
         "NuclearNorm": {"reg": 8.0},
         "PMF": {"epochs": 300, "reg": 0.1},
         "PMF-APR": {"epochs": 300, "reg": 0.1},
+        "PMF-PamaCF": {"epochs": 300, "reg": 0.1},
     }
 )
 """Settings with which a victim learns the checkerboard, by victim name, over the default below."""

@@ -20,4 +20,4 @@ def test_what_there_is_not_is_refused_by_name() -> None:
         robust_victim("vat", "BPR")
     with pytest.raises(UnknownNameError, match="victim with apr training 'ItemPop'") as caught:
         robust_victim("apr", "ItemPop")
-    assert str(caught.value).endswith("Known: BPR, LightGCN, PMF.")
+    assert str(caught.value).endswith("Known: BPR, LightGCN, MF-BCE, PMF.")

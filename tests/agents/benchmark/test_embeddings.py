@@ -46,7 +46,7 @@ def panel(clicks: list[int], popularity: list[int], targets: list[int]) -> Panel
     )
 
 
-@pytest.mark.parametrize("name", ["PMF", "BPR", "MF-BCE", "PamaCF", "PMF-APR"])
+@pytest.mark.parametrize("name", ["PMF", "BPR", "MF-BCE", "PamaCF", "PMF-APR", "MF-BCE-APR"])
 def test_embeddings_are_what_the_victim_scores_by(name: str) -> None:
     victim = VICTIMS[name]({"epochs": 2}).fit(LOG, np.random.default_rng(0))
     items = item_embeddings(victim)
@@ -79,6 +79,7 @@ def test_victims_without_embeddings_are_drawn_on_those_of_pmf() -> None:
         "MultiVAE": "PMF",
         **{name: name for name in ("PMF", "BPR", "NeuMF", "GRU4Rec", "NGCF", "LightGCN", "MF-BCE")},
         **{name: name for name in ("APR", "PamaCF", "PMF-APR", "LightGCN-APR", "LightGCN-PamaCF")},
+        **{name: name for name in ("MF-BCE-APR", "MF-BCE-PamaCF", "PMF-PamaCF")},
     }
     victim = VICTIMS["ItemPop"]().fit(LOG, np.random.default_rng(0))
     with pytest.raises(
