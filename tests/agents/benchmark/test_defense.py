@@ -617,6 +617,7 @@ def test_reports_and_pictures_are_written(
     assert "--field-datasets synthetic" in page
     assert "## synthetic, fine-tuning" in page
     assert "## synthetic, ItemPop trained from scratch" in page
+    assert "Visibility of these attacks, by the clicks that victims are trained on. Recall" in page
     assert "![defense-synthetic-finetune](defense-synthetic-finetune.png)" in page
     written = json.loads(docs.with_suffix(".json").read_text())
     assert len(written["plans"]) == 2 * 3
