@@ -66,7 +66,12 @@ def report(
         ]
     in_field = [each for each in seen if each["victim"] is None]
     if in_field:
-        parts += ["Visibility of these attacks, as above.", visibility_table(in_field)]
+        parts += [
+            "Visibility of these attacks, by the clicks that victims are trained on. Recall: with 1 % of the "
+            "genuine users flagged. AP: average precision, by chance the share of fake users. Mean over "
+            "seeds and, of attackers that ask, over the victims that they asked.",
+            visibility_table(in_field),
+        ]
     if learned:
         parts += [
             "## What those who ask were told\n\nThese asked the undefended victim, fine-tuned for every "

@@ -26,7 +26,7 @@ class MFBCEAPRConfig(MFBCEConfig):
     """Euclidean length of the perturbation of an embedding; 0 is plain MF-BCE.
 
     Validation HR@10 on ml-100k and Steam, where MF-BCE has 0.130 and 0.411 and its users a mean norm of 3.2
-    and 1.9: 0.142 and 0.413 with 0.1, 0.143 and 0.415 with 0.15, 0.138 and 0.415 with 0.2. With 0.25 the
+    and 1.9: 0.142 and 0.413 with 0.1, 0.143 and 0.414 with 0.15, 0.138 and 0.414 with 0.2. With 0.25 the
     embeddings of ml-100k begin to collapse (0.125, users of 1.7), with 0.3 they are gone (0.082, 0.5). Half
     the penalty and 0.25 halve what pushes at the embeddings of ml-100k cost, and rank as well there and on
     Steam (0.140 and 0.404), but not on the generated log (0.197, where MF-BCE has 0.216), so were not taken.
@@ -193,7 +193,7 @@ class MFBCEPamaCFConfig(MFBCEAPRConfig):
     """Euclidean length of the perturbation of an embedding, of a user of the usual norm; 0 is plain MF-BCE.
 
     Validation HR@10 on ml-100k and Steam, where MF-BCE has 0.130 and 0.411: 0.142 and 0.410 with 0.1, 0.142
-    and 0.407 with 0.15, 0.142 and 0.391 with 0.2.
+    and 0.406 with 0.15, 0.142 and 0.391 with 0.2.
     """
     coefficient: Coefficient = "squared"
     """How a user's share of `eps` follows from the user's norm; see `PamaCFConfig`."""

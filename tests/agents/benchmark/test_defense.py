@@ -20,6 +20,7 @@ from agents.benchmark.defense_field import (
     Trial,
     make_plan,
     recall_and_ndcg,
+    strength_and_quality,
     target_gain_at_k,
     train_under_attack,
     trained_part,
@@ -35,7 +36,7 @@ from agents.benchmark.defense_report import (
     shares,
     summary_table,
 )
-from agents.benchmark.gp_platform import lab
+from agents.benchmark.gp_platform import Lab, lab
 from agents.benchmark.plans import read_plan
 from agents.benchmark.protections import CLICK_DETECTORS, Protection, protections_of
 from recattack_gym.core import ArgumentError, FakeProfiles, Interactions, UnknownNameError
@@ -43,7 +44,7 @@ from recattack_gym.defenses import DETECTORS, Screening
 from recattack_gym.metrics import detection_auc
 from recattack_gym.simulator import DefendedSimulator, PlatformSimulator
 from recattack_gym.simulator.known_users import recommend_unseen
-from recattack_gym.victims import VICTIMS
+from recattack_gym.victims import VICTIMS, ItemPop
 from recattack_gym.victims.base import Retrain
 
 CELL = Cell(
@@ -355,6 +356,50 @@ def test_metrics_of_the_field_are_those_counted_user_by_user() -> None:
     assert np.isnan(target_gain_at_k(shown, targets, np.ones_like(owns)))
 
 
+def test_targets_are_looked_for_in_lists_of_those_who_own_them_nowhere() -> None:
+    users, items = np.arange(4), np.arange(4)
+    own = Lab(
+        train=Interactions(users, items, 4, 6),
+        validation=Interactions(np.array([0, 1, 2]), np.array([4, 5, 4]), 4, 6),
+    )
+    shown = np.array([[1, 4, 2], [4, 0, 2], [0, 4, 3], [1, 2, 0]])
+    found = strength_and_quality(shown, own, np.array([4, 0]))
+    # item 4: users 1 (first place) and 3 (none); item 0: users 1, 2 and 3 (second, first, third place)
+    second, third = 1.0 / np.log2(3.0), 0.5
+    assert found["t_hr"] == pytest.approx((1 / 2 + 3 / 3) / 2)
+    assert found["t_ndcg"] == pytest.approx((1.0 / 2 + (second + 1.0 + third) / 3) / 2)
+    # users 0 and 2 find item 4 in the second place, user 1 finds nothing, user 3 looks for nothing
+    assert found["recall"] == pytest.approx(2 / 3)
+    assert found["ndcg"] == pytest.approx(2 * second / 3)
+
+
+def test_victims_of_a_seed_draw_the_same_numbers_whatever_the_defence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[int] = []
+
+    class Noting(ItemPop):
+        def _fit(self, log: Interactions, rng: np.random.Generator) -> None:
+            drawn.append(int(rng.integers(2**62)))
+            super()._fit(log, rng)
+
+    attacks = [Attack(dataset="synthetic", seed=seed, name="random-sets") for seed in (0, 1)]
+    found = protections_of(["popularity", "apr", "pamacf"], 0.05)
+    trials = [
+        Trial(attack=each, victim="BPR", protection=protection)
+        for each in attacks
+        for protection in found
+    ]
+    assert {trial.trained for trial in trials} == {"BPR", "APR", "PamaCF"}
+    monkeypatch.setattr(defense_field, "VICTIMS", dict.fromkeys(("BPR", "APR", "PamaCF"), Noting))
+    for trial in trials:
+        train_under_attack(trial, make_plan(trial.attack))
+        train_under_attack(trial, None)
+    of_first, of_second = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
+    assert len(set(of_first)) == len(set(of_second)) == 1
+    assert of_first[0] != of_second[0]
+
+
 @pytest.mark.parametrize("label", ["popularity", "popularity:weight"])
 def test_flagged_accounts_are_not_trained_on_but_are_shown_lists(label: str) -> None:
     attack = Attack(dataset="synthetic", seed=0, name="random-sets")
@@ -538,6 +583,24 @@ def test_means_of_the_field_leave_out_where_nobody_attacks() -> None:
     assert lines["(no attack)", "none"][5] == "-"
 
 
+def test_intervals_are_of_a_defences_own_seeds_and_shares_of_those_that_both_have() -> None:
+    def trained(defense: str, seed: int, t_hr: float) -> dict[str, Any]:
+        place = {"dataset": "ml-1m", "victim": "BPR", "attacker": "poisonrec", "seed": seed}
+        numbers = {"t_hr": t_hr, "t_ndcg": 0.1, "recall": 0.3, "ndcg": 0.2}
+        flags = {"n_fake": 60, "n_dropped": 0, "n_genuine_flagged": 0}
+        return {"defense": defense, **place, **numbers, **flags}
+
+    rows = [
+        *(trained("none", seed, t_hr) for seed, t_hr in ((0, 0.01), (1, 0.02), (2, 0.03))),
+        *(trained("apr", seed, t_hr) for seed, t_hr in ((1, 0.01), (2, 0.02), (3, 0.09))),
+    ]
+    lines = {line[1]: line[2:] for line in cells(field_table(rows))[2:]}
+    # t(0.975, 2) = 4.3027; deviations 1 and 19 ** 0.5
+    assert lines["none"][:2] == ["2 ± 2.5", "10 ± 0"]
+    assert lines["apr"][0] == "4 ± 11"
+    assert [lines[name][4] for name in ("none", "apr")] == ["1.00", "0.60"]
+
+
 def test_reports_and_pictures_are_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -554,6 +617,7 @@ def test_reports_and_pictures_are_written(
     assert "--field-datasets synthetic" in page
     assert "## synthetic, fine-tuning" in page
     assert "## synthetic, ItemPop trained from scratch" in page
+    assert "Visibility of these attacks, by the clicks that victims are trained on. Recall" in page
     assert "![defense-synthetic-finetune](defense-synthetic-finetune.png)" in page
     written = json.loads(docs.with_suffix(".json").read_text())
     assert len(written["plans"]) == 2 * 3

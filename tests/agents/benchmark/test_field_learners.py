@@ -299,6 +299,7 @@ def test_learners_are_measured_reported_and_not_made_again(
         if (each["victim"], each["attacker"]) == ("ItemPop", "poisonrec")
     )
     assert told["curve"] == made.header["curve"]
+    assert made.header["k"] == defense_field.K_TARGETS == 50  # lists are as long as those of T-HR
     (row,) = (
         each
         for each in first["field"]
