@@ -366,6 +366,7 @@ def _in_the_field(
             "attacker": trial.attack.name,
             "seed": trial.attack.seed,
             **{name: result[name] for name in names},
+            "t_hr_trained": result.get("t_hr_trained", result["t_hr"]),  # nobody was kept out
         }
         for trial, result in results
     ]

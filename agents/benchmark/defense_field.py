@@ -55,6 +55,8 @@ K_TARGETS, K_QUALITY = 50, 20
 """Length of the lists in which targets, and what users did later, are looked for."""
 _MEASURING = 1
 """Of what is measured here; to be raised when that changes."""
+_SCREENED = 2
+"""Likewise of trials in which a detector keeps accounts out."""
 _DECISIVE = ("agents", "recattack_gym.core.random", "recattack_gym.metrics")
 
 
@@ -252,7 +254,9 @@ def train_under_attack(trial: Trial, plan: FakeProfiles | None) -> dict[str, obj
         plan: The fake users, `None` for nobody.
 
     Returns:
-        Plain JSON values: `t_hr`, `t_ndcg`, `recall`, `ndcg` over genuine users, and who was flagged.
+        Plain JSON values: `t_hr`, `t_ndcg`, `recall`, `ndcg` over genuine users, `t_hr_trained` over those
+        who are not kept out of training, and who was flagged. Whom training leaves out is shown what a victim
+        makes of a user whom it knows nothing about: a row of random numbers, if it factorises.
     """
     assert trial.trained is not None  # noqa: S101  # callers leave these out
     own, start = lab(trial.attack.dataset), time.process_time()
@@ -266,8 +270,12 @@ def train_under_attack(trial: Trial, plan: FakeProfiles | None) -> dict[str, obj
     rng = np.random.default_rng(_seed(trial.attack.seed, 3))
     victim = VICTIMS[trial.trained]().fit(log.select(~is_dropped[log.user_ids]), rng)
     shown = recommend_unseen(victim, np.arange(genuine), own.train, max(K_TARGETS, K_QUALITY))
+    targets = own.task(trial.attack.seed).target_items
     return {
-        **strength_and_quality(shown, own, own.task(trial.attack.seed).target_items),
+        **strength_and_quality(shown, own, targets),
+        "t_hr_trained": target_hr_at_k(
+            shown[:, :K_TARGETS], targets, _owns(own, targets) | is_dropped[:genuine, None]
+        ),
         "n_fake": log.n_users - genuine,
         "n_dropped": int(is_dropped[genuine:].sum()),
         "n_genuine_flagged": int(is_flagged[:genuine].sum()),
@@ -286,8 +294,7 @@ def strength_and_quality(
         own: What they clicked, in training and later.
         target_items: Shape `(n_targets,)`.
     """
-    users = np.arange(len(shown))[:, None]
-    owns = own.train.has(users, target_items) | own.validation.has(users, target_items)
+    owns = _owns(own, target_items)
     recall, ndcg = recall_and_ndcg(shown[:, :K_QUALITY], own.validation)
     return {
         "t_hr": target_hr_at_k(shown[:, :K_TARGETS], target_items, owns),
@@ -295,6 +302,12 @@ def strength_and_quality(
         "recall": recall,
         "ndcg": ndcg,
     }
+
+
+def _owns(own: Lab, target_items: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which targets each genuine user has in either part, shape `(n_users, n_targets)`."""
+    users = np.arange(own.train.n_users)[:, None]
+    return own.train.has(users, target_items) | own.validation.has(users, target_items)
 
 
 def target_gain_at_k(
@@ -381,7 +394,7 @@ def trial_identity(trial: Trial) -> dict[str, object]:
         "victim_config": asdict(VICTIMS[victim]().config),
         "screening": trial.protection.identity(),
         "code": _attack_code(NO_ATTACK),
-        "measuring": _MEASURING,
+        "measuring": _SCREENED if trial.protection.detectors else _MEASURING,
     }
 
 

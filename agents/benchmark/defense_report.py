@@ -21,7 +21,7 @@ Seen = Mapping[str, Any]
 """How visible an attack is to a detector."""
 Learned = Mapping[str, Any]
 """What an attacker that asked found, in the setting of the papers on robust training."""
-FIELD_NUMBERS = ("t_hr", "t_ndcg", "recall", "ndcg")
+FIELD_NUMBERS = ("t_hr", "t_hr_trained", "t_ndcg", "recall", "ndcg")
 _NO_ATTACK = "none"
 _MATTERS = 0.01
 """Share of the largest RecNum there can be; of attacks that reach less there is nothing to stop."""
@@ -59,9 +59,12 @@ def report(
         own = [row for row in field if (row["dataset"], row["victim"]) == (dataset, victim)]
         parts += [
             f"## {dataset}, {victim} trained from scratch on 1 % fake users\n\n"
-            "Five existing items are promoted; the whole catalogue is ranked. The first four numbers in per "
-            "cent, over genuine users, mean over seeds ± half of the 95 % interval (Student's t); "
-            '"share": of the undefended T-HR@50.' + _weighed_down(own),
+            "Five existing items are promoted; the whole catalogue is ranked. The first five numbers in per "
+            "cent, over genuine users, mean over seeds ± half of the 95 % interval (Student's t). \"Of the "
+            'trained": T-HR@50 of those who are not kept out of training; whom a detector keeps out is shown '
+            "what a victim makes of a user whom it knows nothing about. "
+            '"Share": T-HR@50 of the trained over that of the undefended victim.'
+            + _weighed_down(own),
             field_table(own),
         ]
     in_field = [each for each in seen if each["victim"] is None]
@@ -320,8 +323,8 @@ def field_table(rows: Sequence[FieldRow]) -> str:
         for defense in _in_order(row["defense"] for row in some):
             own = [row for row in some if row["defense"] == defense]
             pairs = [(row, base.get((attacker, row["seed"]))) for row in own]
-            below = sum(other["t_hr"] for _, other in pairs if other is not None)
-            above = sum(row["t_hr"] for row, other in pairs if other is not None)
+            below = sum(other["t_hr_trained"] for _, other in pairs if other is not None)
+            above = sum(row["t_hr_trained"] for row, other in pairs if other is not None)
             lines.append(
                 (
                     "(no attack)" if attacker == _NO_ATTACK else attacker,
@@ -333,8 +336,8 @@ def field_table(rows: Sequence[FieldRow]) -> str:
                 )
             )
     header = (
-        "attacker", "defence", "T-HR@50", "T-NDCG@50", "Recall@20", "NDCG@20", "share", "fakes dropped",
-        "genuine flagged",
+        "attacker", "defence", "T-HR@50", "of the trained", "T-NDCG@50", "Recall@20", "NDCG@20", "share",
+        "fakes dropped", "genuine flagged",
     )  # fmt: skip
     return markdown_table(header, lines)
 
@@ -390,8 +393,8 @@ def field_means(rows: Sequence[FieldRow]) -> dict[str, object]:
     """Return means per defence over attacks, victims, datasets and seeds.
 
     Returns:
-        `t_hr`, `t_ndcg`, `recall` and `ndcg` under attack, `clean_recall` without; each a mapping
-        defence -> number in `[0, 1]`.
+        `t_hr`, `t_hr_trained`, `t_ndcg`, `recall` and `ndcg` under attack, `clean_recall` without; each a
+        mapping defence -> number in `[0, 1]`.
     """
     attacked = [row for row in rows if row["attacker"] != _NO_ATTACK]
     clean = [row for row in rows if row["attacker"] == _NO_ATTACK]

@@ -435,18 +435,28 @@ def test_flagged_accounts_are_not_trained_on_but_are_shown_lists(label: str) -> 
     recall, ndcg = recall_and_ndcg(shown[:, :20], own.validation)
     assert (result["recall"], result["ndcg"]) == (recall, ndcg)
     targets = own.task(0).target_items
-    rates = []
-    for target in targets:
-        strangers = [
-            user
-            for user in range(n_users)
-            if target not in own.train.items_of(user)
-            and target not in own.validation.items_of(user)
-        ]
-        rates.append(np.mean([target in shown[user] for user in strangers]))
-    assert result["t_hr"] == pytest.approx(np.mean(rates))
+
+    def rate(users: Sequence[int]) -> float:
+        rates = []
+        for target in targets:
+            strangers = [
+                user
+                for user in users
+                if target not in own.train.items_of(user)
+                and target not in own.validation.items_of(user)
+            ]
+            rates.append(np.mean([target in shown[user] for user in strangers]))
+        return float(np.mean(rates))
+
+    assert result["t_hr"] == pytest.approx(rate(range(n_users)))
+    trained = np.flatnonzero(~dropped[:n_users]).tolist()
+    assert result["t_hr_trained"] == pytest.approx(rate(trained))
+    assert 0 < len(trained) < n_users
+    if label == "popularity":  # some of those who are left out are shown targets
+        assert result["t_hr_trained"] != result["t_hr"]
     plain = train_under_attack(replace(trial, protection=Protection(label="none")), plan)
     assert plain["n_dropped"] == plain["n_genuine_flagged"] == 0
+    assert plain["t_hr_trained"] == plain["t_hr"]
     clean = train_under_attack(replace(trial, protection=Protection(label="none")), None)
     assert clean["n_fake"] == 0
     assert float(str(clean["t_hr"])) <= float(str(plain["t_hr"]))
@@ -562,7 +572,8 @@ def test_tables_say_what_was_stopped_and_what_it_cost() -> None:
 
 def test_means_of_the_field_leave_out_where_nobody_attacks() -> None:
     def trained(defense: str, attacker: str, t_hr: float, recall: float) -> dict[str, Any]:
-        numbers = {"t_hr": t_hr, "t_ndcg": t_hr / 2, "recall": recall, "ndcg": recall / 2}
+        hits = {"t_hr": t_hr, "t_hr_trained": t_hr / 4, "t_ndcg": t_hr / 2}
+        numbers = {**hits, "recall": recall, "ndcg": recall / 2}
         flags = {"n_fake": 60 * (attacker != "none"), "n_dropped": 3, "n_genuine_flagged": 1}
         place = {"dataset": "ml-1m", "victim": "BPR", "seed": 0}
         return {"defense": defense, "attacker": attacker, **numbers, **flags, **place}
@@ -579,14 +590,14 @@ def test_means_of_the_field_leave_out_where_nobody_attacks() -> None:
     assert means["recall"] == {"none": pytest.approx(0.285), "apr": pytest.approx(0.30)}
     assert means["clean_recall"] == {"none": 0.30, "apr": 0.31}
     lines = {(line[0], line[1]): line[2:] for line in cells(field_table(rows))[2:]}
-    assert lines["dpa2dl", "apr"] == ["1", "0.5", "30", "15", "0.50", "3 of 60", "1"]
-    assert lines["(no attack)", "none"][5] == "-"
+    assert lines["dpa2dl", "apr"] == ["1", "0.25", "0.5", "30", "15", "0.50", "3 of 60", "1"]
+    assert lines["(no attack)", "none"][6] == "-"
 
 
 def test_intervals_are_of_a_defences_own_seeds_and_shares_of_those_that_both_have() -> None:
     def trained(defense: str, seed: int, t_hr: float) -> dict[str, Any]:
         place = {"dataset": "ml-1m", "victim": "BPR", "attacker": "poisonrec", "seed": seed}
-        numbers = {"t_hr": t_hr, "t_ndcg": 0.1, "recall": 0.3, "ndcg": 0.2}
+        numbers = {"t_hr": 0.1, "t_hr_trained": t_hr, "t_ndcg": 0.1, "recall": 0.3, "ndcg": 0.2}
         flags = {"n_fake": 60, "n_dropped": 0, "n_genuine_flagged": 0}
         return {"defense": defense, **place, **numbers, **flags}
 
@@ -596,8 +607,8 @@ def test_intervals_are_of_a_defences_own_seeds_and_shares_of_those_that_both_hav
     ]
     lines = {line[1]: line[2:] for line in cells(field_table(rows))[2:]}
     # t(0.975, 2) = 4.3027; deviations 1 and 19 ** 0.5
-    assert lines["none"][:2] == ["2 ± 2.5", "10 ± 0"]
-    assert lines["apr"][0] == "4 ± 11"
+    assert lines["none"][1:3] == ["2 ± 2.5", "10 ± 0"]
+    assert lines["apr"][1] == "4 ± 11"
     assert [lines[name][4] for name in ("none", "apr")] == ["1.00", "0.60"]
 
 
