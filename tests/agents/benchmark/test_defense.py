@@ -609,7 +609,7 @@ def test_intervals_are_of_a_defences_own_seeds_and_shares_of_those_that_both_hav
     # t(0.975, 2) = 4.3027; deviations 1 and 19 ** 0.5
     assert lines["none"][1:3] == ["2 ± 2.5", "10 ± 0"]
     assert lines["apr"][1] == "4 ± 11"
-    assert [lines[name][4] for name in ("none", "apr")] == ["1.00", "0.60"]
+    assert [lines[name][5] for name in ("none", "apr")] == ["1.00", "0.60"]
 
 
 def test_reports_and_pictures_are_written(
