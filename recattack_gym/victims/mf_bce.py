@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from recattack_gym.victims.mf_bce_schedule import (
 )
 from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.schedule import fake_share
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +137,6 @@ class MFBCE(FactorVictim):
     ) -> Factors:
         """Return the factors, whose last users are fake and untrained, after the examples of a schedule."""
         import torch
-        from torch.nn.functional import binary_cross_entropy_with_logits
 
         config, run, n_users = self.config, self._run, log.n_users
         past_users, past_items, past_bias, end_users, end_items, end_bias = (
@@ -163,8 +166,8 @@ class MFBCE(FactorVictim):
         for tensor in (users, items, bias):
             tensor.requires_grad_()
         optimiser = torch.optim.SGD([users, items, bias], lr=config.finetune_learning_rate)
-        batches = pairwise(schedule.batch_indptr)
-        for (start, end), after in zip(batches, schedule.waypoints.tolist(), strict=True):
+        for batch, (start, end) in enumerate(pairwise(schedule.batch_indptr)):
+            after = int(schedule.waypoints[batch])
             if after != place:
                 with torch.no_grad():
                     users[:n_users] = past_users[:, after]
@@ -174,10 +177,9 @@ class MFBCE(FactorVictim):
             is_one = item_ids[start:end] >= 0
             user, item, label = (x[start:end][is_one] for x in (user_ids, item_ids, labels))
             p, q, b = users[user], items[item], bias[item]
-            logit = (p * q).sum(dim=1) + b
             norms = (p**2).sum() + (q**2).sum() + (b**2).sum()
-            loss = binary_cross_entropy_with_logits(logit, label, reduction="sum")
-            loss = loss + 0.5 * config.reg * norms
+            losses = self._losses(p, q, b, label, schedule, batch)
+            loss = losses.sum() + 0.5 * config.reg * norms
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
             hold_back(share, items, bias)
@@ -190,6 +192,31 @@ class MFBCE(FactorVictim):
             rests = share == 0.0
             items[rests], bias[rests] = end_items[rests], end_bias[rests]
         return Factors(*(x.detach().cpu().numpy() for x in (users, items, bias)))
+
+    def _losses(
+        self,
+        users: "torch.Tensor",
+        items: "torch.Tensor",
+        bias: "torch.Tensor",
+        labels: "torch.Tensor",
+        schedule: LogisticSchedule,
+        batch: int,
+    ) -> "torch.Tensor":
+        """Return the loss of each example of a batch of fine-tuning, shape `(B,)`.
+
+        Args:
+            users: Their embeddings, shape `(B, d)`.
+            items: Likewise.
+            bias: Of the items, shape `(B,)`.
+            labels: 1 for a click, 0 for another item; shape `(B,)`.
+            schedule: What the batch is from.
+            batch: Its number.
+        """
+        del schedule, batch  # all batches are alike here
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        logits = (users * items).sum(dim=1) + bias
+        return binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
     def _schedule(
         self, log: Interactions, profile_shape: tuple[int, int], seed: int

@@ -1,21 +1,22 @@
 """MF-BCE under adversarial training: with APR's perturbations, and with PamaCF's."""
 
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recattack_gym.core.interactions import Interactions
 from recattack_gym.core.random import draw_seed
 from recattack_gym.victims.adversarial import Adversary, Coefficient
 from recattack_gym.victims.adversarial_points import own_lengths, perturb_points
 from recattack_gym.victims.base import ExposureEngine
-from recattack_gym.victims.factors import Factors, hold_back
+from recattack_gym.victims.factors import Factors
 from recattack_gym.victims.mf_bce import MFBCE, MFBCEConfig
-from recattack_gym.victims.mf_bce_schedule import LogisticSchedule, first_item_rows, fresh_items
+from recattack_gym.victims.mf_bce_schedule import LogisticSchedule
 from recattack_gym.victims.ranking import CandidateLists
-from recattack_gym.victims.schedule import fake_share
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,79 +96,32 @@ class MFBCEAPR(MFBCE):
             n_waypoints=config.finetune_waypoints,
         )
 
-    def _trained(
-        self, log: Interactions, profile: NDArray[np.int64], schedule: LogisticSchedule
-    ) -> Factors:
-        import torch
+    def _losses(
+        self,
+        users: "torch.Tensor",
+        items: "torch.Tensor",
+        bias: "torch.Tensor",
+        labels: "torch.Tensor",
+        schedule: LogisticSchedule,
+        batch: int,
+    ) -> "torch.Tensor":
+        """See `MFBCE._losses`; of batches after the plain passes with the adversary's share."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        from recattack_gym.victims.mf_bce_apr_engine import first_adversarial_batch, usual_sizes
+        from recattack_gym.victims.mf_bce_apr_engine import first_adversarial_batch
 
-        config, run, adversary, n_users = self.config, self._run, self._adversary, log.n_users
-        if adversary.is_idle:
-            return super()._trained(log, profile, schedule)
-        n_plain = first_adversarial_batch(
-            adversary, len(schedule.waypoints), config.finetune_epochs
-        )
-        sizes = usual_sizes(adversary, run)
-        past_users, past_items, past_bias, end_users, end_items, end_bias = (
-            torch.as_tensor(array, device=self.device)
-            for array in (run.users, run.items, run.bias, *self._factors.as_state().values())
-        )
-        user_ids, item_ids, labels = (
-            torch.as_tensor(array, device=self.device) for array in schedule.examples(log, profile)
-        )
-        share = torch.as_tensor(fake_share(log, profile), device=self.device)
-        place, *_ = schedule.waypoints.tolist()
-        users = end_users.clone()
-        items, bias = past_items[:, place].clone(), past_bias[:, place].clone()
-        users[:n_users] = past_users[:, place]
-        is_fake = (torch.arange(len(users), device=self.device) >= n_users).float()
-        scratch = np.intersect1d(fresh_items(log, self.n_new_items), profile)
-        rows = first_item_rows(
-            schedule.seed, self.n_new_items, config.embedding_size, config.initial_scale
-        )
-        items[scratch] = torch.as_tensor(rows[scratch - log.n_items], device=self.device)
-        bias[scratch] = 0.0
-        follows = torch.ones_like(bias)
-        follows[scratch] = 0.0
-        for tensor in (users, items, bias):
-            tensor.requires_grad_()
-        optimiser = torch.optim.SGD([users, items, bias], lr=config.finetune_learning_rate)
-        for batch, (start, end) in enumerate(pairwise(schedule.batch_indptr)):
-            after = int(schedule.waypoints[batch])
-            if after != place:
-                with torch.no_grad():
-                    users[:n_users] = past_users[:, after]
-                    items += follows[:, None] * (past_items[:, after] - past_items[:, place])
-                    bias += follows * (past_bias[:, after] - past_bias[:, place])
-                place = after
-            is_one = item_ids[start:end] >= 0
-            user, item, label = (x[start:end][is_one] for x in (user_ids, item_ids, labels))
-            p, q, b = users[user], items[item], bias[item]
-            losses = binary_cross_entropy_with_logits(
-                (p * q).sum(dim=1) + b, label, reduction="none"
-            )
-            if batch >= n_plain:
-                eps = own_lengths(p, adversary, float(sizes[place]))
-                to_p, to_q = perturb_points(p, q, 1.0 - 2.0 * label, eps)
-                moved = ((p + to_p) * (q + to_q)).sum(dim=1) + b
-                pushed = binary_cross_entropy_with_logits(moved, label, reduction="none")
-                losses = torch.lerp(losses, pushed, adversary.weight)
-            norms = (p**2).sum() + (q**2).sum() + (b**2).sum()
-            loss = losses.sum() + 0.5 * config.reg * norms
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
-            hold_back(share, items, bias)
-            hold_back(is_fake, users)
-            optimiser.step()
-        with torch.no_grad():
-            users[:n_users] = end_users[:n_users]
-            items += follows[:, None] * (end_items - past_items[:, place])
-            bias += follows * (end_bias - past_bias[:, place])
-            rests = share == 0.0
-            items[rests], bias[rests] = end_items[rests], end_bias[rests]
-        return Factors(*(x.detach().cpu().numpy() for x in (users, items, bias)))
+        losses = super()._losses(users, items, bias, labels, schedule, batch)
+        adversary, n_batches = self._adversary, len(schedule.waypoints)
+        if adversary.is_idle or batch < first_adversarial_batch(
+            adversary, n_batches, self.config.finetune_epochs
+        ):
+            return losses
+        usual_size = adversary.usual_size(self._run.users[:, schedule.waypoints[batch]])
+        eps = own_lengths(users, adversary, usual_size)
+        to_users, to_items = perturb_points(users, items, 1.0 - 2.0 * labels, eps)
+        moved = ((users + to_users) * (items + to_items)).sum(dim=1) + bias
+        pushed = binary_cross_entropy_with_logits(moved, labels, reduction="none")
+        return losses.lerp(pushed, adversary.weight)
 
     def _compiled_engine(self, lists: CandidateLists) -> ExposureEngine:
         from recattack_gym.victims.mf_bce_apr_engine import AdversarialLogisticEngine

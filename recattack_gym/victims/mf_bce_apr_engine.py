@@ -10,11 +10,9 @@ from recattack_gym.victims.adversarial import Adversary
 from recattack_gym.victims.factors import FactorConfig, Factors
 from recattack_gym.victims.mf_bce_apr_kernel import train_adversarial_logits
 from recattack_gym.victims.mf_bce_engine import LogisticEngine, _LogisticCopy, _Plan
-from recattack_gym.victims.mf_bce_kernel import fill_logits
 from recattack_gym.victims.mf_bce_schedule import CleanRun, LogisticSchedule
 from recattack_gym.victims.mf_engine import _WorkingCopy
 from recattack_gym.victims.ranking import CandidateLists
-from recattack_gym.victims.schedule import fake_share
 
 
 class AdversarialLogisticEngine(LogisticEngine):
@@ -78,40 +76,13 @@ class _AdversarialCopy(_LogisticCopy):
         self._n_plain = first_adversarial_batch(adversary, n_batches, config.finetune_epochs)
         self._adversary, self._usual_sizes = adversary, sizes
 
-    def update(self, profile: NDArray[np.int64]) -> None:
-        """Fine-tune on one poison set, shape `(N, T)`, in place."""
-        plan, schedule, adversary = self.prepared, self.prepared.schedule, self._adversary
-        self.users[:] = plan.fakes
-        self._clicked = np.unique(profile)
-        self.item_places[self._clicked] = np.arange(len(self._clicked))
-        if len(schedule.waypoints) == 0:
-            return
-        self._events[len(self._log) :] = profile.ravel()
-        fill_logits(
-            schedule.user_ids,
-            schedule.kinds,
-            schedule.clicks,
-            schedule.item_ids,
-            schedule.seed,
-            schedule.below,
-            schedule.popular_negatives,
-            *self._log.seen,
-            profile,
-            self._events,
-            self._examples,
-        )
-        is_scratch = np.isin(plan.fresh, self._clicked)
-        scratch = plan.fresh[is_scratch]
-        self.items[scratch], self.bias[scratch] = plan.fresh_rows[is_scratch], 0.0
-        follows = np.setdiff1d(self._clicked, scratch)
-        run, first, last = plan.run, schedule.waypoints[0], schedule.waypoints[-1]
-        self.items[follows] = run.items[follows, first]
-        self.bias[follows] = run.bias[follows, first]
+    def _train(self, share: NDArray[np.float32], follows: NDArray[np.int64]) -> None:
+        run, schedule, adversary = self.prepared.run, self.prepared.schedule, self._adversary
         train_adversarial_logits(
             self.users,
             self.items,
             self.bias,
-            fake_share(self._log, profile),
+            share,
             follows,
             run.users,
             run.items,
@@ -130,8 +101,6 @@ class _AdversarialCopy(_LogisticCopy):
             self._usual_sizes,
             *self._gradients,
         )
-        self.items[follows] += self._clean.items[follows] - run.items[follows, last]
-        self.bias[follows] += self._clean.bias[follows] - run.bias[follows, last]
 
 
 def first_adversarial_batch(adversary: Adversary, n_batches: int, n_passes: int) -> int:

@@ -138,11 +138,23 @@ class _LogisticCopy(_WorkingCopy):
             run.items[follows, first],
             run.bias[follows, first],
         )
+        self._train(fake_share(self._log, profile), follows)
+        self.items[follows] += self._clean.items[follows] - run.items[follows, last]
+        self.bias[follows] += self._clean.bias[follows] - run.bias[follows, last]
+
+    def _train(self, share: NDArray[np.float32], follows: NDArray[np.int64]) -> None:
+        """Learn from the examples that `update` has filled in.
+
+        Args:
+            share: What an item's steps are scaled by, shape `(n_items,)`.
+            follows: Clicked items that move with the clean run.
+        """
+        run, schedule = self.prepared.run, self.prepared.schedule
         train_logits(
             self.users,
             self.items,
             self.bias,
-            fake_share(self._log, profile),
+            share,
             follows,
             run.users,
             run.items,
@@ -156,5 +168,3 @@ class _LogisticCopy(_WorkingCopy):
             self._config.reg,
             *self._gradients,
         )
-        self.items[follows] += self._clean.items[follows] - run.items[follows, last]
-        self.bias[follows] += self._clean.bias[follows] - run.bias[follows, last]
