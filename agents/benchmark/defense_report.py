@@ -66,6 +66,9 @@ def report(
             '"Share": T-HR@50 of the trained over that of the undefended victim.'
             + _weighed_down(own),
             field_table(own),
+            "Means over the attacks, seed by seed against the undefended victim under the same attack; no "
+            "attack is not among them.",
+            field_summary(own),
         ]
     in_field = [each for each in seen if each["victim"] is None]
     if in_field:
@@ -340,6 +343,30 @@ def field_table(rows: Sequence[FieldRow]) -> str:
         "fakes dropped", "genuine flagged",
     )  # fmt: skip
     return markdown_table(header, lines)
+
+
+def field_summary(rows: Sequence[FieldRow]) -> str:
+    """Return per defence what is left of T-HR@50, and how quality changes: means over attacks and seeds."""
+    attacked = [row for row in rows if row["attacker"] != _NO_ATTACK]
+    base = {(row["attacker"], row["seed"]): row for row in attacked if row["defense"] == NONE}
+    lines = []
+    for defense in _in_order(row["defense"] for row in attacked):
+        own = [row for row in attacked if row["defense"] == defense]
+        pairs = [
+            (row, base[row["attacker"], row["seed"]])
+            for row in own
+            if (row["attacker"], row["seed"]) in base
+        ]
+        below = sum(other["t_hr_trained"] for _, other in pairs)
+        above = sum(row["t_hr_trained"] for row, _ in pairs)
+        changes = [
+            _percent(
+                _mean(row[name] / other[name] - 1.0 for row, other in pairs if other[name] > 0)
+            )
+            for name in ("recall", "ndcg")
+        ]
+        lines.append((defense, len(pairs), _two(above / below if below > 0 else None), *changes))
+    return markdown_table(("defence", "runs", "share", "Recall@20", "NDCG@20"), lines)
 
 
 def what_was_told(plan: FakeProfiles) -> dict[str, object]:

@@ -29,6 +29,7 @@ from agents.benchmark.defense_figure import draw_defense
 from agents.benchmark.defense_report import (
     attack_table,
     field_means,
+    field_summary,
     field_table,
     platform_means,
     price,
@@ -588,6 +589,11 @@ def test_means_of_the_field_leave_out_where_nobody_attacks() -> None:
     assert means["t_hr"] == {"none": pytest.approx(0.03), "apr": pytest.approx(0.01)}
     assert means["recall"] == {"none": pytest.approx(0.285), "apr": pytest.approx(0.30)}
     assert means["clean_recall"] == {"none": 0.30, "apr": 0.31}
+    # of APR there is one attack, which the undefended victim met, too; no attack does not count
+    assert cells(field_summary(rows))[2:] == [
+        ["none", "2", "1.00", "+0.0 %", "+0.0 %"],
+        ["apr", "1", "0.50", "+3.4 %", "+3.4 %"],
+    ]
     lines = {(line[0], line[1]): line[2:] for line in cells(field_table(rows))[2:]}
     assert lines["dpa2dl", "apr"] == ["1", "0.25", "0.5", "30", "15", "0.50", "3 of 60", "1"]
     assert lines["(no attack)", "none"][6] == "-"
