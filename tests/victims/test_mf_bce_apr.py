@@ -168,7 +168,11 @@ def test_clean_training_is_autograds_step_on_the_epochs_own_draws(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("idle", [{"eps": 0.0}, {"adv_reg": 0.0}, {"plain_share": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "idle",
+    [{"eps": 0.0}, {"eps": 0.0, "adv_reg": 2.0}, {"adv_reg": 0.0}, {"plain_share": 1.0}],
+    ids=str,
+)
 def test_without_an_adversary_the_victim_is_mf_bce_bit_for_bit(
     kind: type[Victim], idle: dict[str, object], small_log: Interactions, make_lists: MakeLists
 ) -> None:
