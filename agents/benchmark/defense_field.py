@@ -55,7 +55,7 @@ K_TARGETS, K_QUALITY = 50, 20
 """Length of the lists in which targets, and what users did later, are looked for."""
 _MEASURING = 1
 """Of what is measured here; to be raised when that changes."""
-_SCREENED = 2
+_SCREENED = 3
 """Likewise of trials in which a detector keeps accounts out."""
 _DECISIVE = ("agents", "recattack_gym.core.random", "recattack_gym.metrics")
 
@@ -255,8 +255,8 @@ def train_under_attack(trial: Trial, plan: FakeProfiles | None) -> dict[str, obj
 
     Returns:
         Plain JSON values: `t_hr`, `t_ndcg`, `recall`, `ndcg` over genuine users, `t_hr_trained` over those
-        who are not kept out of training, and who was flagged. Whom training leaves out is shown what a victim
-        makes of a user whom it knows nothing about: a row of random numbers, if it factorises.
+        who are not kept out of training, and who was flagged. Whom training leaves out is shown what is most
+        popular in what is trained on.
     """
     assert trial.trained is not None  # noqa: S101  # callers leave these out
     own, start = lab(trial.attack.dataset), time.process_time()

@@ -62,7 +62,7 @@ def report(
             "Five existing items are promoted; the whole catalogue is ranked. The first five numbers in per "
             "cent, over genuine users, mean over seeds ± half of the 95 % interval (Student's t). \"Of the "
             'trained": T-HR@50 of those who are not kept out of training; whom a detector keeps out is shown '
-            "what a victim makes of a user whom it knows nothing about. "
+            "what is most popular in what is trained on. "
             '"Share": T-HR@50 of the trained over that of the undefended victim.'
             + _weighed_down(own),
             field_table(own),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +22,6 @@ from recattack_gym.simulator.bagged import BaggedSimulator
 from recattack_gym.simulator.known_users import ListsOfKnownUsers, recommend_unseen
 from recattack_gym.simulator.platform import PlatformSimulator, SideEffects, victim_class
 from recattack_gym.victims.base import RETRAINS, ExposureEngine, Retrain, Victim
-from recattack_gym.victims.ranking import CandidateLists
 from recattack_gym.victims.robust import TRAININGS, robust_victim
 
 Defense = str | Bagging | Screening | Sequence[str | Bagging | Screening] | None
@@ -57,10 +57,9 @@ class DefendedSimulator(PlatformSimulator):
     price of the defence without any attack, and part of `clean_exposure` and of the clean quality in
     `side_effects`.
 
-    What they clicked is still known, so that candidate lists, and the lists that `side_effects` measures,
-    do not show it again. Only with `n_candidates=None` RecNum counts flagged users as if they had no clicks
-    (compiled engines take training and the seen items from one log): their own items compete with the
-    targets there, and they may be shown a target that they own.
+    They are served like newcomers, whatever the victim is: with what is clicked most in what is learnt from,
+    fake clicks that pass included (`known_users`). What they clicked is still known, so that it is not shown
+    again.
 
     For a poison set the detector sees the whole log with the fake accounts in it, and flags the same share
     again. Fake users are kept out of retraining by the same rule. Which *genuine* users are out stays as it
@@ -77,6 +76,8 @@ class DefendedSimulator(PlatformSimulator):
     Raises:
         ArgumentError: If an argument is wrong, or no account would be left.
     """
+
+    lists: ListsOfKnownUsers
 
     def __init__(
         self,
@@ -107,14 +108,25 @@ class DefendedSimulator(PlatformSimulator):
         self._split = None if found is None else replace(found.split, train=left)
         super().__init__(left if found is None else found, victim, targets=targets, **platform)  # type: ignore[arg-type]  # checked there
 
+    @cached_property
+    def clean_exposure(self) -> NDArray[np.int64]:
+        """See `PlatformSimulator.clean_exposure`; in all lists, also of those who are kept out."""
+        popular = self.lists.exposure_by_popularity(self.item_popularity)
+        exposure: NDArray[np.int64] = self._clean_trained_exposure + popular
+        exposure.flags.writeable = False
+        return exposure
+
+    @cached_property
+    def _clean_trained_exposure(self) -> NDArray[np.int64]:
+        """What the victim shows without any attack to those who are not kept out, shape `(n_targets,)`."""
+        return self.victim.exposure(self.lists)
+
     def _held_out(self) -> Split:
         """Return the split whose training part is screened; what is held out is everyone's."""
         return super()._held_out() if self._split is None else self._split
 
-    def _draw_lists(self, catalogue: Interactions, seed: int) -> CandidateLists:
+    def _draw_lists(self, catalogue: Interactions, seed: int) -> ListsOfKnownUsers:
         """Draw what each user has not clicked, flagged or not; victims still learn from `catalogue` alone."""
-        if self._n_candidates is None:
-            return super()._draw_lists(catalogue, seed)
         drawn = super()._draw_lists(self.unscreened_log, seed)
         return ListsOfKnownUsers(
             catalogue, drawn.item_ids, drawn.target_items, drawn.k, self.unscreened_log
@@ -179,15 +191,17 @@ class DefendedSimulator(PlatformSimulator):
         screened = self.screen(batch)
         kept = ~screened.is_dropped
         if rng is None:
-            clean = self.clean_exposure
+            clean = self._clean_trained_exposure
             with self._lock:  # engines keep working memory between calls
                 engine = self._engine(mode)
-                return self._expose(batch, kept, engine, clean, self._retrain_seed), screened
+                trained = self._expose(batch, kept, engine, clean, self._retrain_seed)
+            return trained + self._exposure_by_popularity(batch, kept, self.lists), screened
         lists = self._draw_lists(self.lists.log, draw_seed(rng))
         engine = self.victim.engine(lists, retrain=mode, backend=self.backend)
         is_empty = not kept.any(axis=1).all()
-        clean = self.victim.exposure(lists) if is_empty else self.clean_exposure
-        return self._expose(batch, kept, engine, clean, draw_seed(rng)), screened
+        clean = self.victim.exposure(lists) if is_empty else self._clean_trained_exposure
+        trained = self._expose(batch, kept, engine, clean, draw_seed(rng))
+        return trained + self._exposure_by_popularity(batch, kept, lists), screened
 
     @staticmethod
     def _expose(
@@ -197,15 +211,30 @@ class DefendedSimulator(PlatformSimulator):
         clean: NDArray[np.int64],
         seed: int,
     ) -> NDArray[np.int64]:
+        """Return what the victim shows to those who are not kept out, shape `(M, n_targets)`."""
         exposure = np.empty((len(batch), len(clean)), dtype=np.int64)
         for sets, left in _by_size(batch, kept):
             exposure[sets] = clean if left is None else engine.exposure(left, seed)
         return exposure
 
+    def _exposure_by_popularity(
+        self, batch: NDArray[np.int64], kept: NDArray[np.bool_], lists: ListsOfKnownUsers
+    ) -> NDArray[np.int64]:
+        """Return what those who are kept out are shown, shape `(M, n_targets)`."""
+        return np.stack(
+            [
+                lists.exposure_by_popularity(
+                    self.item_popularity
+                    + np.bincount(profile[passes].ravel(), minlength=self.n_items)
+                )
+                for profile, passes in zip(batch, kept, strict=True)
+            ]
+        )
+
     def side_effects(self, profiles: FakeProfiles | ArrayLike) -> SideEffects:
         """Measure how recommendation quality for genuine users changes; see `PlatformSimulator`.
 
-        The users that screening drops from training are measured, too.
+        The users that screening drops from training are measured, too, by what is most popular.
         """
         split = self._held_out()
         batch = as_profile_batch(profiles, self.n_items)

@@ -12,8 +12,9 @@ from recattack_gym.core.random import draw_seed
 from recattack_gym.datasets import SyntheticConfig, from_interactions, generate
 from recattack_gym.defenses import DETECTORS, Detector, DetectorConfig, Screening
 from recattack_gym.simulator import DefendedSimulator, PlatformSimulator, make_simulator
-from recattack_gym.simulator.known_users import recommend_unseen
-from recattack_gym.victims import BPR, VICTIMS
+from recattack_gym.simulator.known_users import kept_out, recommend_unseen
+from recattack_gym.victims import BPR, VICTIMS, Victim
+from recattack_gym.victims.ranking import CandidateLists
 
 QUICK = {"epochs": 2, "embedding_size": 8, "finetune_epochs": 2}
 
@@ -148,7 +149,9 @@ def test_fresh_lists_are_those_of_the_plain_platform() -> None:
     all_caught = np.full((4, 6), defended.target_items[0])
     rng = np.random.default_rng(7)
     lists = defended._draw_lists(defended.lists.log, draw_seed(rng))
-    expected = defended.victim.exposure(lists)  # nobody is left: the clean victim, on fresh lists
+    expected = by_hand(
+        defended, defended.victim, lists
+    )  # nobody is left: the clean victim, fresh lists
     assert expected.tolist() != defended.clean_exposure.tolist()
     exposure = defended.exposure(all_caught, rng=np.random.default_rng(7))
     assert exposure.tolist() == [expected.tolist()]
@@ -174,6 +177,8 @@ def test_side_effects_are_measured_on_everyone() -> None:
         for user in users.tolist():
             items = np.arange(defended.n_items)
             scores = poisoned.score(np.array([user]), items[None])[0]
+            if defended.genuine_dropped[user]:  # nothing is known about them: what is most popular
+                scores = poisoned.log.item_popularity
             order = items[np.argsort(-scores, kind="stable")]
             seen = defended.unscreened_log.items_of(user)  # also of those who were dropped
             shown.append(order[~np.isin(order, seen)][:10])
@@ -189,8 +194,9 @@ def test_lists_never_show_what_a_dropped_user_clicked() -> None:
     defended = on_ladder(0.2, targets=(1, 5), n_candidates=3)
     assert defended.candidates is not None
     assert bool(defended.genuine_dropped[4])
-    assert defended.lists.eligible[4].tolist() == [True, False]  # owns target 5
-    for user in range(5):
+    assert defended.lists.kept_out.tolist() == defended.genuine_dropped.tolist()
+    assert not defended.lists.eligible[4].any()  # not shown anything by the victim
+    for user in range(4):
         drawn = defended.candidates[user, :-2]
         assert not np.isin(drawn, ladder().items_of(user)).any()
         assert defended.lists.eligible[user].tolist() == [
@@ -224,6 +230,88 @@ def test_lists_never_show_what_a_dropped_user_clicked() -> None:
             own, effects.victim.recommend(np.array([user]), 60)
         ).any()  # on its own it does
         assert not np.isin(items, own).any()
+
+
+def by_hand(
+    platform: DefendedSimulator, victim: Victim, lists: CandidateLists
+) -> NDArray[np.int64]:
+    """Exposure on lists made one by one: the victim's of those it was trained on, else the most popular."""
+    own, popularity = platform.unscreened_log, victim.log.item_popularity
+    exposure = np.zeros(len(platform.target_items), dtype=np.int64)
+    for user in range(platform.n_users):
+        items = np.arange(platform.n_items) if lists.all_ids is None else lists.all_ids[user]
+        items = np.sort(items[~np.isin(items, own.items_of(user))])
+        scores = victim.score(np.array([user]), items[None])[0]
+        if platform.genuine_dropped[user]:
+            scores = popularity[items].astype(np.float32)
+        exposure += np.isin(
+            platform.target_items, items[np.argsort(-scores, kind="stable")][: platform.k]
+        )
+    return exposure
+
+
+@pytest.mark.parametrize("victim", ["ItemPop", "CoVisitation", "BPR", "AutoRec"])
+@pytest.mark.parametrize("n_candidates", [20, None])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_whom_training_leaves_out_is_shown_what_is_popular(
+    victim: str, n_candidates: int | None, is_new: bool
+) -> None:
+    log = small_log()
+    middling = np.argsort(-log.item_popularity)[20:22].tolist()
+    config = {} if victim in ("ItemPop", "CoVisitation") else QUICK
+    platform = DefendedSimulator(
+        log,
+        victim,
+        screening=Screening(Repeats(), 0.25),
+        targets=2 if is_new else middling,
+        k=5,
+        n_candidates=n_candidates,
+        victim_config=config,
+    )
+    rng = np.random.default_rng(5)
+    sets = rng.integers(0, platform.n_items, (3, 40, 8))
+    sets[0, :, 0] = sets[1, :, ::2] = platform.target_items[0]
+    kept = ~platform.screen(sets).is_dropped
+    assert kept.any(axis=1).all()
+    assert not kept.all(axis=1).any()
+    by_popularity = platform.lists.exposure_by_popularity
+    fakes = np.bincount(sets[0][kept[0]].ravel(), minlength=platform.n_items)
+    assert (
+        by_popularity(platform.item_popularity + fakes)[0]
+        > by_popularity(platform.item_popularity)[0]
+    )
+    clean = by_hand(platform, platform.victim, platform.lists)
+    assert platform.clean_exposure.tolist() == clean.tolist()
+    for exposure, profile, passes in zip(platform.exposure(sets), sets, kept, strict=True):
+        poisoned = platform.victim.poisoned(profile[passes], platform._retrain_seed, "finetune")
+        assert exposure.tolist() == by_hand(platform, poisoned, platform.lists).tolist()
+    caught = np.full((4, 8), platform.target_items[0])
+    assert platform.exposure(caught).tolist() == [clean.tolist()]
+    # Candidates that are drawn afresh are those of the victim and of the others alike.
+    rng = np.random.default_rng(6)
+    lists, seed = platform._draw_lists(platform.lists.log, draw_seed(rng)), draw_seed(rng)
+    poisoned = platform.victim.poisoned(sets[0][kept[0]], seed, "finetune")
+    afresh = platform.exposure(sets[0], rng=np.random.default_rng(6))
+    assert afresh.tolist() == [by_hand(platform, poisoned, lists).tolist()]
+
+
+def test_fake_clicks_that_pass_reach_those_who_are_kept_out() -> None:
+    log = Interactions(np.array([0, 1, 2, 2, 2]), np.array([0, 1, 2, 2, 2]), 3, 3)
+    platform = DefendedSimulator(
+        log, "BPR", screening=Screening(Repeats(), 0.25), targets=1, k=1, n_candidates=None
+    )
+    assert platform.genuine_dropped.tolist() == [False, False, True]
+    assert platform.lists.exposure_by_popularity(np.array([1, 1, 0, 0])).tolist() == [0]
+    assert platform.lists.exposure_by_popularity(np.array([1, 1, 9, 1])).tolist() == [0]  # a tie
+    assert platform.lists.exposure_by_popularity(np.array([1, 1, 9, 2])).tolist() == [1]
+    shown = recommend_unseen(platform.victim, np.arange(3), platform.unscreened_log, 4)
+    assert shown[2].tolist() == [0, 1, 3, -1]  # item 2 is theirs
+
+
+def test_users_without_any_click_are_the_victims() -> None:
+    known = Interactions(np.array([0, 2]), np.array([0, 1]), 4, 2)
+    trained = Interactions(np.array([2, 4]), np.array([1, 1]), 5, 2)  # and one behind them
+    assert kept_out(trained, known).tolist() == [True, False, False, False]
 
 
 @pytest.mark.parametrize("victim", list(VICTIMS))
