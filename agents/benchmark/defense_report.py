@@ -417,11 +417,11 @@ def learned_table(learned: Sequence[Learned]) -> str:
 
 
 def field_means(rows: Sequence[FieldRow]) -> dict[str, object]:
-    """Return means per defence over attacks, victims, datasets and seeds.
+    """Return means per defence over attacks, victims, datasets and seeds: those that all defences have.
 
     Returns:
         `t_hr`, `t_hr_trained`, `t_ndcg`, `recall` and `ndcg` under attack, `clean_recall` without; each a
-        mapping defence -> number in `[0, 1]`.
+        mapping defence -> number in `[0, 1]`, empty if defences have nothing in common.
     """
     attacked = [row for row in rows if row["attacker"] != _NO_ATTACK]
     clean = [row for row in rows if row["attacker"] == _NO_ATTACK]
@@ -432,10 +432,15 @@ def field_means(rows: Sequence[FieldRow]) -> dict[str, object]:
 
 
 def _by_defense(rows: Sequence[FieldRow], name: str) -> dict[str, float]:
-    return {
-        defense: float(np.mean([row[name] for row in rows if row["defense"] == defense]))
-        for defense in _in_order(row["defense"] for row in rows)
-    }
+    defenses = _in_order(row["defense"] for row in rows)
+    found: dict[tuple[object, ...], dict[str, float]] = {}
+    for row in rows:
+        run = (row["dataset"], row["victim"], row["attacker"], row["seed"])
+        found.setdefault(run, {})[row["defense"]] = row[name]
+    common = [run for run in found.values() if len(run) == len(defenses)]
+    if not common:
+        return {}
+    return {defense: float(np.mean([run[defense] for run in common])) for defense in defenses}
 
 
 def interval(values: Sequence[float]) -> str:
