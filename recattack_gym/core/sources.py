@@ -57,20 +57,19 @@ def imported_files(module: str, packages: Iterable[str]) -> frozenset[Path]:
     Imports within functions count, and so does the `__init__` of a package that something is imported from.
 
     Args:
-        module: Where to begin; it must have been imported.
+        module: Where to begin, imported or not.
         packages: Names of packages and modules; those within a package count, too.
 
     Returns:
-        Nothing if the module has no source file, as one typed into an interpreter.
+        Nothing if there is no such module or it has no source file, as one typed into an interpreter.
 
     Raises:
         SyntaxError: If a file is no Python.
     """
     wanted = tuple(packages)
-    origin = getattr(sys.modules.get(module), "__file__", None)
+    origin, is_package = _origin(module)
     if origin is None or not Path(origin).is_file():
         return frozenset()
-    is_package = hasattr(sys.modules[module], "__path__")
     found = {module: Path(origin)}
     waiting = [(Path(origin), module if is_package else module.rpartition(".")[0])]
     while waiting:
@@ -85,6 +84,17 @@ def imported_files(module: str, packages: Iterable[str]) -> frozenset[Path]:
                 inner = name if spec.submodule_search_locations else name.rpartition(".")[0]
                 waiting.append((found[name], inner))
     return frozenset(found.values())
+
+
+def _origin(module: str) -> tuple[str | None, bool]:
+    """Return the file of a module, if it has one, and whether the module is a package."""
+    if module in sys.modules:
+        loaded = sys.modules[module]
+        return getattr(loaded, "__file__", None), hasattr(loaded, "__path__")
+    spec = _spec(module)
+    if spec is None:
+        return None, False
+    return spec.origin, spec.submodule_search_locations is not None
 
 
 def _spec(name: str) -> ModuleSpec | None:

@@ -57,9 +57,9 @@ class DefendedSimulator(PlatformSimulator):
     price of the defence without any attack, and part of `clean_exposure` and of the clean quality in
     `side_effects`.
 
-    They are served like newcomers, whatever the victim is: with what is clicked most in what is learnt from,
-    fake clicks that pass included (`known_users`). What they clicked is still known, so that it is not shown
-    again.
+    They are shown what is clicked most in what is learnt from, fake clicks that pass included, whatever the
+    victim is (`known_users`). What they clicked is still known, so that it is not shown again. Who has no
+    click is the victim's, flagged or not: nothing of them was kept out.
 
     For a poison set the detector sees the whole log with the fake accounts in it, and flags the same share
     again. Fake users are kept out of retraining by the same rule. Which *genuine* users are out stays as it

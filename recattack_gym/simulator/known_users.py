@@ -2,9 +2,8 @@
 
 A victim knows nothing about a user whom a screening keeps out of training: one that factorises has a row of
 random numbers for them, one that reads histories an empty history. Whatever it makes of that is no
-recommendation. A platform serves such users like newcomers, and so do we: **the most clicked items that they
-have not clicked**, counted in what it learns from, which is what `ItemPop` would show them. What they clicked
-is still known, and hidden.
+recommendation. They are shown **the most clicked items that they have not clicked**, counted in what is
+learnt from: what `ItemPop` would show them. What they clicked is still known, and hidden.
 """
 
 from dataclasses import dataclass
@@ -94,8 +93,8 @@ def recommend_unseen(
 ) -> NDArray[np.int64]:
     """Return the `k` best items of the whole catalogue that users have not clicked, learnt from or not.
 
-    `Victim.recommend`, where the victim's own log has all of their clicks. Users of whom it has none are
-    shown what is clicked most in that log.
+    `Victim.recommend`, where the victim's own log has all of their clicks. Users with clicks of which it has
+    none are shown what is clicked most in that log.
 
     Args:
         victim: Trained on the log of these users or a part of it, and maybe of others behind them.

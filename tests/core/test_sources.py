@@ -109,6 +109,17 @@ def test_every_way_to_import_a_module_is_seen(
     assert names_from("somewhere.second", "somewhere") == {"second.py"} | names
 
 
+@pytest.mark.parametrize("module", ["somewhere.second", "somewhere.deep"])
+def test_a_module_need_not_have_been_imported(package: Path, module: str) -> None:
+    for name in ("second", "deep/__init__"):
+        write(package / f"{name}.py", "from . import __name__\n")
+    assert module not in sys.modules
+    before = imported_files(module, ["somewhere"])
+    assert len(before) == (2 if module.endswith("second") else 1)
+    importlib.import_module(module)
+    assert imported_files(module, ["somewhere"]) == before
+
+
 def test_a_module_without_a_source_has_no_files() -> None:
     assert imported_files("sys", ["agents"]) == imported_files("no.such.module", []) == frozenset()
 

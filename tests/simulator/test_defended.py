@@ -149,12 +149,14 @@ def test_fresh_lists_are_those_of_the_plain_platform() -> None:
     all_caught = np.full((4, 6), defended.target_items[0])
     rng = np.random.default_rng(7)
     lists = defended._draw_lists(defended.lists.log, draw_seed(rng))
-    expected = by_hand(
-        defended, defended.victim, lists
-    )  # nobody is left: the clean victim, fresh lists
+    # nobody is left: the clean victim, on fresh lists
+    expected = by_hand(defended, defended.victim, lists)
     assert expected.tolist() != defended.clean_exposure.tolist()
     exposure = defended.exposure(all_caught, rng=np.random.default_rng(7))
     assert exposure.tolist() == [expected.tolist()]
+    both = defended.exposure([all_caught, profile], rng=np.random.default_rng(7))
+    assert both[0].tolist() == expected.tolist()
+    assert both[1].tolist() == defended.exposure(profile, rng=np.random.default_rng(7))[0].tolist()
 
 
 def test_side_effects_are_measured_on_everyone() -> None:
@@ -282,6 +284,7 @@ def test_whom_training_leaves_out_is_shown_what_is_popular(
     )
     clean = by_hand(platform, platform.victim, platform.lists)
     assert platform.clean_exposure.tolist() == clean.tolist()
+    assert not platform.clean_exposure.flags.writeable
     for exposure, profile, passes in zip(platform.exposure(sets), sets, kept, strict=True):
         poisoned = platform.victim.poisoned(profile[passes], platform._retrain_seed, "finetune")
         assert exposure.tolist() == by_hand(platform, poisoned, platform.lists).tolist()
@@ -306,6 +309,22 @@ def test_fake_clicks_that_pass_reach_those_who_are_kept_out() -> None:
     assert platform.lists.exposure_by_popularity(np.array([1, 1, 9, 2])).tolist() == [1]
     shown = recommend_unseen(platform.victim, np.arange(3), platform.unscreened_log, 4)
     assert shown[2].tolist() == [0, 1, 3, -1]  # item 2 is theirs
+    poisoned = platform.victim.poisoned(np.array([[3, 3]]), 0, "finetune")
+    shown = recommend_unseen(poisoned, np.arange(3), platform.unscreened_log, 4)
+    assert shown[2].tolist() == [3, 0, 1, -1]
+
+
+def test_users_are_served_alike_alone_and_among_many() -> None:
+    log = generate(
+        SyntheticConfig(n_users=600, n_items=60, n_events=6000), np.random.default_rng(3)
+    ).log
+    trained = log.select(np.random.default_rng(4).random(600)[log.user_ids] < 0.8)
+    victim = BPR(QUICK).fit(trained, np.random.default_rng(0))
+    users = np.random.default_rng(1).permutation(600)  # more than one block
+    assert kept_out(trained, log)[users[512:]].any()
+    together = recommend_unseen(victim, users, log, 5)
+    alone = [recommend_unseen(victim, np.array([user]), log, 5)[0].tolist() for user in users]
+    assert together.tolist() == alone
 
 
 def test_users_without_any_click_are_the_victims() -> None:
