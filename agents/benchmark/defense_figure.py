@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agents.benchmark.defense_report import PlanRow, price, shares
+from agents.benchmark.defense_report import MATTERS, PlanRow, price, shares
 from agents.benchmark.figures import write_figure
 from agents.benchmark.protections import NONE
 from agents.benchmark.transfer_table import MODES
@@ -33,13 +33,14 @@ def draw_defense(rows: Sequence[PlanRow], path: Path) -> None:
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    k = rows[0]["k"]
+    k, is_left_out = rows[0]["k"], False
     for axes, victim in zip(panels, victims, strict=False):
         measured = {row["defense"] for row in rows if row["victim"] == victim}
         own = [defense for defense in defenses if defense in measured]
         table = np.array(
             [[kept.get((victim, a, d), np.nan) for d in own] for a in attackers], dtype=float
         ).reshape(len(attackers), len(own))
+        is_left_out = is_left_out or bool(np.isnan(table).any())
         image = axes.imshow(table, vmin=0, vmax=1, cmap="cividis", aspect="auto")
         names = []
         for defense in own:
@@ -54,7 +55,10 @@ def draw_defense(rows: Sequence[PlanRow], path: Path) -> None:
             axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
     for axes in panels[len(victims) :]:
         axes.set_visible(False)
-    figure.supxlabel(f"defence, and what it changes in HR@{k} without any attack", fontsize=10)
+    below = f"defence, and what it changes in HR@{k} without any attack"
+    if is_left_out:
+        below += f"\n-: without any defence the attack reaches less than {MATTERS:.0%} of what there can be"
+    figure.supxlabel(below, fontsize=10)
     figure.supylabel("attack, made against the undefended victim", fontsize=10)
     figure.colorbar(
         image, ax=panels.tolist(), label="RecNum over that without\nany defence", extend="max"

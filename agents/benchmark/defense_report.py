@@ -23,7 +23,7 @@ Learned = Mapping[str, Any]
 """What an attacker that asked found, in the setting of the papers on robust training."""
 FIELD_NUMBERS = ("t_hr", "t_hr_trained", "t_ndcg", "recall", "ndcg")
 _NO_ATTACK = "none"
-_MATTERS = 0.01
+MATTERS = 0.01
 """Share of the largest RecNum there can be; of attacks that reach less there is nothing to stop."""
 
 
@@ -137,7 +137,7 @@ def shares(rows: Sequence[PlanRow]) -> dict[tuple[str, str, str], float]:
         base = found.get((victim, attacker, NONE), {})
         both = sorted(by_seed.keys() & base.keys())
         below = sum(base[seed] for seed in both)
-        if below > _MATTERS * sum(most[victim, seed] for seed in both):
+        if below > MATTERS * sum(most[victim, seed] for seed in both):
             result[victim, attacker, defense] = sum(by_seed[seed] for seed in both) / below
     return result
 
